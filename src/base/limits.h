@@ -1,0 +1,56 @@
+/*-------------------------------------------------------------------------
+ *
+ * limits.h
+ *	  Every number that is a promise or a cap, once, with its unit.
+ *
+ * The values under "promise" stand in the documented interface: they may not
+ * change. The others bound what a peer can make us hold.
+ *
+ * src/base/limits.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_LIMITS_H
+#define OPD_LIMITS_H
+
+/* promise: identifiers */
+#define OPD_ID_MAX_CHARS		128 /* connection and workspace ids */
+
+/* promise: preview */
+#define OPD_PREVIEW_MAX_ROWS	100
+#define OPD_PREVIEW_TIMEOUT_MS	10000	/* all of it, connecting included */
+#define OPD_PREVIEW_MAX_BYTES	(1024 * 1024)	/* whole result as JSON text */
+#define OPD_CELL_MAX_CHARS		1024
+
+/* test of a connection, from name resolution to the last audit query */
+#define OPD_TEST_TIMEOUT_MS		10000
+
+/*
+ * How long a cancelled query may take to confirm that it ended, after its
+ * deadline; and how long a process that is told to exit spends on telling its
+ * sources to stop.
+ */
+#define OPD_CANCEL_GRACE_MS		1000
+#define OPD_EXIT_CANCEL_MS		500
+
+/* statements: 1 MB of SQL takes 50 to 70 MB to parse */
+#define OPD_SQL_MAX_BYTES		(256 * 1024)
+
+/* credentials */
+#define OPD_PAYLOAD_MAX_BYTES	(256 * 1024)	/* whole payload as JSON text */
+#define OPD_PAYLOAD_VALUE_MAX_BYTES (64 * 1024) /* one value, a PEM bundle */
+#define OPD_NAME_MAX_CHARS		256 /* display name of a connection */
+
+/* addresses of one host name that are tried */
+#define OPD_ADDRESSES_MAX		16
+
+/*
+ * What a source may send before the next whole row or result is complete. Our
+ * own statements cut cells at the source, so that the widest honest row (1600
+ * columns of 1025 four-byte characters) stays below.
+ */
+#define OPD_SOURCE_MESSAGE_MAX_BYTES (8 * 1024 * 1024)
+
+/* findings of the role audit that are listed; the rest is counted */
+#define OPD_AUDIT_MAX_FINDINGS	50
+
+#endif							/* OPD_LIMITS_H */

@@ -1,0 +1,55 @@
+/*-------------------------------------------------------------------------
+ *
+ * pgcompat.h
+ *	  Differences between PostgreSQL 14 and 18. The only file that looks at
+ *	  PG_VERSION_NUM.
+ *
+ * src/base/pgcompat.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_PGCOMPAT_H
+#define OPD_PGCOMPAT_H
+
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 140000
+#error "opdata needs PostgreSQL 14 or later"
+#endif
+
+/*
+ * CreateWaitEventSet() takes a resource owner since 17. We release the set
+ * with its memory context, so there is none to give.
+ */
+static inline WaitEventSet *
+opd_create_wait_event_set(MemoryContext context, int n_events)
+{
+#if PG_VERSION_NUM >= 170000
+	MemoryContext old = MemoryContextSwitchTo(context);
+	WaitEventSet *set = CreateWaitEventSet(NULL, n_events);
+
+	MemoryContextSwitchTo(old);
+	return set;
+#else
+	return CreateWaitEventSet(context, n_events);
+#endif
+}
+
+/* GUC names that start with our prefix but are not ours give a warning. */
+static inline void
+opd_mark_guc_prefix(const char *prefix)
+{
+#if PG_VERSION_NUM >= 150000
+	MarkGUCPrefixReserved(prefix);
+#else
+	EmitWarningsOnPlaceholders(prefix);
+#endif
+}
+
+/* MERGE came with 15. */
+#if PG_VERSION_NUM >= 150000
+#define OPD_HAVE_MERGE 1
+#endif
+
+#endif							/* OPD_PGCOMPAT_H */

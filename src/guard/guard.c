@@ -1,0 +1,247 @@
+/*-------------------------------------------------------------------------
+ *
+ * guard.c
+ *	  May this statement be run on a source? The first of three fences.
+ *
+ * src/guard/guard.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/parsenodes.h"
+#include "parser/parser.h"
+#include "parser/scanner.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "base/guarded.h"
+#include "base/limits.h"
+#include "guard/guard.h"
+
+static OpdError *
+not_allowed(const char *what)
+{
+	OpdError   *error = opd_error_new(OPD_STATEMENT_NOT_ALLOWED, "%s", what);
+
+	return opd_error_hint(error, "Give one SELECT or WITH statement that only reads.");
+}
+
+static OpdError *
+several_statements(void)
+{
+	OpdError   *error = opd_error_new(OPD_MULTIPLE_STATEMENTS, "the text holds more than one statement");
+
+	return opd_error_hint(error, "Give one statement; a semicolon may only end it.");
+}
+
+/*
+ * What a query may not hold, at any depth. Sets *arg to the reason. Raw parse
+ * trees have no statement nodes but these below a SELECT.
+ */
+static bool
+find_forbidden(Node *node, void *arg)
+{
+	const char **reason = arg;
+
+	if (node == NULL)
+		return false;
+	check_stack_depth();
+
+	switch (nodeTag(node))
+	{
+		case T_InsertStmt:
+		case T_UpdateStmt:
+		case T_DeleteStmt:
+#ifdef OPD_HAVE_MERGE
+		case T_MergeStmt:
+#endif
+			*reason = "the statement changes data inside a WITH clause";
+			return true;
+
+		case T_SelectStmt:
+			if (((SelectStmt *) node)->intoClause != NULL)
+				*reason = "SELECT INTO creates a table";
+			else if (((SelectStmt *) node)->lockingClause != NIL)
+				*reason = "the statement locks rows (FOR UPDATE, FOR SHARE)";
+			if (*reason != NULL)
+				return true;
+			break;
+
+		case T_ParamRef:
+			*reason = "the statement has a parameter, and there is no value for it";
+			return true;
+
+		default:
+			break;
+	}
+	return raw_expression_tree_walker(node, find_forbidden, arg);
+}
+
+typedef struct Parse
+{
+	const char *sql;
+	List	   *tree;
+	const char *reason;
+} Parse;
+
+static void
+parse_and_walk(void *arg)
+{
+	Parse	   *parse = arg;
+
+	parse->tree = raw_parser(parse->sql, RAW_PARSE_DEFAULT);
+	if (list_length(parse->tree) == 1)
+	{
+		RawStmt    *raw = linitial_node(RawStmt, parse->tree);
+
+		if (IsA(raw->stmt, SelectStmt))
+			(void) find_forbidden(raw->stmt, &parse->reason);
+		else
+			parse->reason = "only SELECT and WITH statements that read are allowed";
+	}
+}
+
+/* The bare statement, without what stands behind its semicolon. */
+static char *
+bare_statement(const char *sql, const RawStmt *raw)
+{
+	if (raw->stmt_len == 0)
+		return pstrdup(sql + raw->stmt_location);
+	return pnstrdup(sql + raw->stmt_location, raw->stmt_len);
+}
+
+typedef struct Scan
+{
+	const char *sql;
+	bool		begins_like_query;
+	bool		has_more;		/* a token follows a semicolon */
+	int			end;			/* offset of the semicolon, or of the end */
+} Scan;
+
+static bool
+is_query_keyword(const char *token)
+{
+	static const char *const keywords[] = {"select", "with", "values", "table"};
+
+	for (size_t i = 0; i < lengthof(keywords); i++)
+	{
+		size_t		length = strlen(keywords[i]);
+
+		if (pg_strncasecmp(token, keywords[i], length) == 0 &&
+			strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$", token[length]) == NULL)
+			return true;
+	}
+	return token[0] == '(' || token[0] == '\0';
+}
+
+/*
+ * Look at the tokens alone, with PostgreSQL's own scanner: enough to tell how
+ * a text begins and whether a semicolon stands in its middle.
+ */
+static void
+scan_tokens(void *arg)
+{
+	Scan	   *scan = arg;
+	core_yyscan_t scanner;
+	core_yy_extra_type extra;
+	core_YYSTYPE value;
+	YYLTYPE		location;
+	bool		first = true;
+	int			token;
+
+	scan->end = strlen(scan->sql);
+	scanner = scanner_init(scan->sql, &extra, &ScanKeywords, ScanKeywordTokens);
+	while ((token = core_yylex(&value, &location, scanner)) != 0)
+	{
+		if (first)
+			scan->begins_like_query = is_query_keyword(scan->sql + location);
+		first = false;
+		if (token == ';')
+			scan->end = Min(scan->end, location);
+		else if (location > scan->end)
+			scan->has_more = true;
+	}
+	scanner_finish(scanner);
+}
+
+static OpdError *
+syntax_error(const ErrorData *edata)
+{
+	OpdError   *error = opd_error_new(OPD_SYNTAX_ERROR, "the statement could not be parsed");
+
+	error->source_message = pstrdup(edata->message);
+	if (edata->cursorpos > 0)
+		opd_error_detail(error, "The parser stopped at character %d.", edata->cursorpos);
+	return opd_error_hint(error, "Correct the statement; it is read by PostgreSQL's own grammar.");
+}
+
+/* Our grammar does not know the statement. Is it for the source to judge? */
+static OpdGuardVerdict
+judge_unknown(const char *sql, const ErrorData *edata)
+{
+	OpdGuardVerdict verdict = {0};
+	Scan		scan = {.sql = sql};
+	ErrorData  *scan_error = opd_guarded_call(scan_tokens, &scan);
+
+	if (scan_error != NULL)
+		verdict.error = syntax_error(scan_error);
+	else if (scan.has_more)
+		verdict.error = several_statements();
+	else if (!scan.begins_like_query)
+		verdict.error = syntax_error(edata);
+	else
+	{
+		verdict.statement = pnstrdup(sql, scan.end);
+		verdict.unknown_to_us = syntax_error(edata);
+	}
+	return verdict;
+}
+
+static OpdGuardVerdict
+judge(const char *sql)
+{
+	OpdGuardVerdict verdict = {0};
+	Parse		parse = {.sql = sql};
+	ErrorData  *edata = opd_guarded_call(parse_and_walk, &parse);
+
+	if (edata != NULL && edata->sqlerrcode == ERRCODE_SYNTAX_ERROR)
+		return judge_unknown(sql, edata);
+	if (edata != NULL)
+		verdict.error = syntax_error(edata);
+	else if (parse.tree == NIL)
+		verdict.error = not_allowed("the text holds no statement");
+	else if (list_length(parse.tree) > 1)
+		verdict.error = several_statements();
+	else if (parse.reason != NULL)
+		verdict.error = not_allowed(parse.reason);
+	else
+		verdict.statement = bare_statement(sql, linitial_node(RawStmt, parse.tree));
+	return verdict;
+}
+
+OpdGuardVerdict
+opd_guard_judge(const char *sql)
+{
+	OpdGuardVerdict verdict = {0};
+	int			guc_level;
+
+	if (strlen(sql) > OPD_SQL_MAX_BYTES)
+	{
+		verdict.error = not_allowed(psprintf("the statement is longer than %d bytes", OPD_SQL_MAX_BYTES));
+		return verdict;
+	}
+
+	/*
+	 * Read strings as the source will: the session there has standard
+	 * conforming strings too. Otherwise '\' could hide a semicolon from us.
+	 */
+	guc_level = NewGUCNestLevel();
+	(void) set_config_option("standard_conforming_strings", "on",
+							 PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	verdict = judge(sql);
+	AtEOXact_GUC(false, guc_level);
+	return verdict;
+}

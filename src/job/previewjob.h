@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * previewjob.h
+ *	  Preview of a query: a bounded look at a source's rows.
+ *
+ * src/job/previewjob.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_PREVIEWJOB_H
+#define OPD_PREVIEWJOB_H
+
+#include "source/credential.h"
+#include "wire/hostpolicy.h"
+#include "wire/loop.h"
+
+typedef struct OpdPreviewJob
+{
+	bool		done;			/* the loop may stop turning */
+	OpdError   *error;			/* why there is no result, or NULL */
+	Jsonb	   *result;
+	int			n_rows;
+	int64		n_bytes;
+} OpdPreviewJob;
+
+/*
+ * Begin to preview. Runs on the loop until "done". The job lives in the
+ * current memory context, whose reset ends it and cancels the query on the
+ * source; credential and policy must stay until then.
+ */
+extern OpdPreviewJob *opd_previewjob_start(OpdLoop *loop, const OpdCredential *credential,
+										   const OpdHostPolicy *policy, const char *query);
+
+#endif							/* OPD_PREVIEWJOB_H */

@@ -1,0 +1,225 @@
+/*-------------------------------------------------------------------------
+ *
+ * masterkey.c
+ *	  The master key file.
+ *
+ * src/secret/masterkey.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+
+#include "common/file_perm.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+
+#include "secret/masterkey.h"
+
+/*
+ * The label keeps the id apart from anything else that may ever be derived
+ * from the same key.
+ */
+static const char key_id_label[] = "opdata master key id v1";
+
+static void
+derive_id(OpdMasterKey *key)
+{
+	unsigned char mac[EVP_MAX_MD_SIZE];
+	unsigned int mac_len;
+
+	if (HMAC(EVP_sha256(), key->bytes, OPD_KEY_BYTES,
+			 (const unsigned char *) key_id_label, sizeof(key_id_label) - 1,
+			 mac, &mac_len) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not compute the id of the master key")));
+	for (int i = 0; i < OPD_KEY_ID_CHARS / 2; i++)
+		snprintf(key->id + 2 * i, 3, "%02x", mac[i]);
+}
+
+/* Why may this file not hold a key? NULL when it may. */
+static char *
+file_problem(const struct stat *st)
+{
+	if (!S_ISREG(st->st_mode))
+		return pstrdup("It is not a regular file.");
+	if (st->st_uid != geteuid() && st->st_uid != 0)
+		return pstrdup("It must be owned by the database user or by root.");
+	if ((st->st_uid == geteuid() && (st->st_mode & (S_IRWXG | S_IRWXO)) != 0) ||
+		(st->st_uid == 0 && (st->st_mode & (S_IWGRP | S_IXGRP | S_IRWXO)) != 0))
+		return psprintf("It has mode %04o; it must be 0600 or less, or 0640 or less if owned by root.",
+						(unsigned int) (st->st_mode & 07777));
+	if (st->st_size != OPD_KEY_BYTES)
+		return psprintf("It holds %lld bytes instead of %d.",
+						(long long) st->st_size, OPD_KEY_BYTES);
+	return NULL;
+}
+
+OpdKeyState
+opd_masterkey_look(const char *path, OpdMasterKey *key, char **problem)
+{
+	struct stat st;
+	ssize_t		got;
+	int			fd;
+
+	*problem = NULL;
+	fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+	if (fd < 0)
+	{
+		if (errno == ENOENT)
+			return OPD_KEY_MISSING;
+		*problem = psprintf("It could not be opened: %m.");
+		return OPD_KEY_UNUSABLE;
+	}
+
+	if (fstat(fd, &st) != 0)
+		*problem = psprintf("It could not be examined: %m.");
+	else
+		*problem = file_problem(&st);
+
+	if (*problem == NULL)
+	{
+		got = read(fd, key->bytes, OPD_KEY_BYTES);
+		if (got < 0)
+			*problem = psprintf("It could not be read: %m.");
+		else if (got != OPD_KEY_BYTES)
+			*problem = psprintf("It holds %zd bytes instead of %d.", got, OPD_KEY_BYTES);
+	}
+	CloseTransientFile(fd);
+
+	if (*problem != NULL)
+	{
+		opd_masterkey_wipe(key);
+		return OPD_KEY_UNUSABLE;
+	}
+	derive_id(key);
+	return OPD_KEY_PRESENT;
+}
+
+void
+opd_masterkey_read(const char *path, const char *needed_id, OpdMasterKey *key)
+{
+	char	   *problem;
+	OpdKeyState state = opd_masterkey_look(path, key, &problem);
+
+	if (state == OPD_KEY_PRESENT &&
+		(needed_id == NULL || strcmp(key->id, needed_id) == 0))
+		return;
+
+	if (state == OPD_KEY_PRESENT)
+	{
+		char		found_id[OPD_KEY_ID_CHARS + 1];
+
+		strlcpy(found_id, key->id, sizeof(found_id));
+		opd_masterkey_wipe(key);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("master key file \"%s\" holds another key than the stored credentials need", path),
+				 errdetail_internal("secret_unavailable Key %s is needed, the file holds key %s.",
+									needed_id, found_id),
+				 errhint("Put the file with key %s back, or name it in opdata.key_file and reload.",
+						 needed_id)));
+	}
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 state == OPD_KEY_MISSING ?
+			 errmsg("master key file \"%s\" does not exist", path) :
+			 errmsg("master key file \"%s\" cannot be used", path),
+			 needed_id ?
+			 errdetail_internal("secret_unavailable Key %s is needed.%s%s", needed_id,
+								problem ? " " : "", problem ? problem : "") :
+			 errdetail_internal("secret_unavailable%s%s",
+								problem ? " " : "", problem ? problem : ""),
+			 state == OPD_KEY_MISSING ?
+			 errhint("Restore the file from where you keep it; it is not recreated while encrypted rows exist.") :
+			 errhint("The file must hold the %d bytes of the key, be owned by the database user and have mode 0600.",
+					 OPD_KEY_BYTES)));
+}
+
+/*
+ * The key is written to a temporary file and linked to its name: link() fails
+ * when the name exists, so that of two creators one wins and a reader never
+ * sees half a key.
+ */
+void
+opd_masterkey_create(const char *path)
+{
+	OpdMasterKey key;
+	char		temp_path[MAXPGPATH];
+	char		directory[MAXPGPATH];
+	int			fd;
+	int			save_errno = 0;
+	const char *failed = NULL;
+
+	if (!pg_strong_random(key.bytes, OPD_KEY_BYTES))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate a random master key")));
+
+	/* a file of that name is what an earlier process of our pid left behind */
+	snprintf(temp_path, sizeof(temp_path), "%s.%d.tmp", path, MyProcPid);
+	(void) unlink(temp_path);
+	fd = OpenTransientFilePerm(temp_path, O_WRONLY | O_CREAT | O_EXCL | PG_BINARY,
+							   S_IRUSR | S_IWUSR);
+	if (fd < 0)
+	{
+		save_errno = errno;
+		failed = "create";
+	}
+	else
+	{
+		errno = 0;
+		if (write(fd, key.bytes, OPD_KEY_BYTES) != OPD_KEY_BYTES)
+		{
+			/* a short write without errno means that the disk is full */
+			save_errno = errno ? errno : ENOSPC;
+			failed = "write";
+		}
+		else if (pg_fsync(fd) != 0)
+		{
+			save_errno = errno;
+			failed = "fsync";
+		}
+		if (CloseTransientFile(fd) != 0 && failed == NULL)
+		{
+			save_errno = errno;
+			failed = "close";
+		}
+		if (failed == NULL && link(temp_path, path) != 0 && errno != EEXIST)
+		{
+			save_errno = errno;
+			failed = "link";
+		}
+		(void) unlink(temp_path);
+	}
+	opd_masterkey_wipe(&key);
+
+	if (failed != NULL)
+	{
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not %s master key file \"%s\": %m", failed, path),
+				 errdetail_internal("secret_unavailable"),
+				 errhint("Make its directory writable for the database user, or set opdata.key_file and reload.")));
+	}
+
+	/* make the new name survive a crash before any row depends on it */
+	strlcpy(directory, path, sizeof(directory));
+	get_parent_directory(directory);
+	fsync_fname(path, false);
+	fsync_fname(directory, true);
+}
+
+void
+opd_masterkey_wipe(OpdMasterKey *key)
+{
+	OPENSSL_cleanse(key->bytes, OPD_KEY_BYTES);
+}

@@ -1,0 +1,274 @@
+/*-------------------------------------------------------------------------
+ *
+ * redact.c
+ *	  Keeps credentials that stand in a SQL statement out of log and statistics.
+ *
+ * src/secret/redact.c
+ *-------------------------------------------------------------------------
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE				/* strcasestr() */
+#endif
+#include "base/opdata.h"
+
+#include <ctype.h>
+
+#include "access/xact.h"
+#include "commands/prepare.h"
+#include "miscadmin.h"
+#include "parser/analyze.h"
+#include "parser/scansup.h"
+#include "pgstat.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/elog.h"
+#include "utils/memutils.h"
+
+#include "secret/redact.h"
+
+/* What takes the place of the statement. */
+static const char hidden_statement[] = "<statement with credentials, hidden by opdata>";
+
+/* Functions that take a credential as an argument. */
+static const char *const credential_functions[] = {
+	"opdata_store_creds",
+	"opdata_test",
+};
+
+static emit_log_hook_type next_emit_log_hook;
+static post_parse_analyze_hook_type next_post_parse_analyze_hook;
+
+/* Start of the statement that opd_redact_statement() was called in, or 0. */
+static TimestampTz marked_statement;
+
+static bool
+names_credential_function(const char *sql)
+{
+	for (size_t i = 0; i < lengthof(credential_functions); i++)
+	{
+		if (strcasestr(sql, credential_functions[i]) != NULL)
+			return true;
+	}
+	return false;
+}
+
+static const char *
+skip_space_and_comments(const char *p)
+{
+	for (;;)
+	{
+		if (isspace((unsigned char) *p))
+			p++;
+		else if (p[0] == '-' && p[1] == '-')
+			p += strcspn(p, "\n");
+		else if (p[0] == '/' && p[1] == '*' && strstr(p + 2, "*/") != NULL)
+			p = strstr(p + 2, "*/") + 2;
+		else
+			return p;
+	}
+}
+
+/*
+ * Read an identifier as the scanner would: quoted, or folded to lower case and
+ * cut. False when there is none. Works in a fixed buffer, since it also runs
+ * while an error is reported.
+ */
+static bool
+read_identifier(const char *p, char name[NAMEDATALEN])
+{
+	bool		quoted = (*p == '"');
+	int			n = 0;
+
+	if (quoted)
+		p++;
+	for (; *p != '\0'; p++)
+	{
+		if (quoted && *p == '"' && *++p != '"')
+			break;
+		if (!quoted && !isalnum((unsigned char) *p) && *p != '_' && *p != '$' &&
+			!IS_HIGHBIT_SET(*p))
+			break;
+		if (n < NAMEDATALEN - 1)
+			name[n++] = quoted ? *p : pg_tolower((unsigned char) *p);
+	}
+	name[n] = '\0';
+	return n > 0;
+}
+
+/* Does the text run a prepared statement that takes a credential? */
+static bool
+executes_credential_function(const char *sql)
+{
+	const char *p = sql;
+
+	while ((p = strcasestr(p, "execute")) != NULL)
+	{
+		char		name[NAMEDATALEN];
+		PreparedStatement *prepared;
+
+		p += strlen("execute");
+		if (!read_identifier(skip_space_and_comments(p), name))
+			continue;
+		prepared = FetchPreparedStatement(name, false);
+		if (prepared != NULL &&
+			names_credential_function(prepared->plansource->query_string))
+			return true;
+	}
+	return false;
+}
+
+static bool
+running_statement_is_secret(void)
+{
+	const char *sql = debug_query_string;
+
+	if (marked_statement != 0 &&
+		marked_statement == GetCurrentStatementStartTimestamp())
+		return true;
+	return sql != NULL &&
+		(names_credential_function(sql) || executes_credential_function(sql));
+}
+
+/*
+ * May the message of a foreign error with this SQLSTATE be shown? Only where
+ * it speaks of the server's state, never of the statement's text.
+ */
+static bool
+class_quotes_no_statement(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Replacement texts live where elog.c will pfree them. What they replace is
+ * left to the reset of that context.
+ */
+static void
+replace_text(ErrorData *edata, char **field, const char *text)
+{
+	*field = MemoryContextStrdup(edata->assoc_context, text);
+}
+
+/*
+ * Keep the figure of a duration line, which is what log_min_duration_statement
+ * is for; nothing else of a LOG message is kept.
+ */
+static void
+hide_log_message(ErrorData *edata)
+{
+	char		text[128];
+	double		duration_ms;
+
+	if (edata->message != NULL &&
+		sscanf(edata->message, "duration: %lf ms", &duration_ms) == 1)
+		snprintf(text, sizeof(text), "duration: %.3f ms  %s", duration_ms, hidden_statement);
+	else
+		snprintf(text, sizeof(text), "%s", hidden_statement);
+	replace_text(edata, &edata->message, text);
+}
+
+static void
+hide_error_message(ErrorData *edata)
+{
+	char		text[128];
+
+	snprintf(text, sizeof(text), "statement with credentials failed with SQLSTATE %s",
+			 unpack_sql_state(edata->sqlerrcode));
+	replace_text(edata, &edata->message, text);
+	replace_text(edata, &edata->hint,
+				 "The original message was hidden because it may quote the credentials.");
+}
+
+static void
+redact(ErrorData *edata)
+{
+	bool		ours = edata->domain != NULL && strcmp(edata->domain, TEXTDOMAIN) == 0;
+
+	/* these quote the statement, its parameters or its SQL functions */
+	edata->hide_stmt = true;
+	edata->context = NULL;
+	edata->internalquery = NULL;
+	edata->internalpos = 0;
+	edata->detail_log = NULL;
+
+	/* our own texts never quote input */
+	if (ours)
+		return;
+
+	edata->detail = NULL;
+	if (edata->elevel < ERROR)
+		hide_log_message(edata);
+	else if (!class_quotes_no_statement(edata->sqlerrcode))
+		hide_error_message(edata);
+}
+
+/*
+ * The statement that runs here is harmless, yet a line about another backend
+ * may quote what that one was running (deadlock reports, and the postmaster's
+ * "Failed process was running").
+ */
+static void
+redact_quoted(ErrorData *edata)
+{
+	if (edata->detail != NULL && names_credential_function(edata->detail))
+		replace_text(edata, &edata->detail, hidden_statement);
+	if (edata->detail_log != NULL && names_credential_function(edata->detail_log))
+		replace_text(edata, &edata->detail_log, hidden_statement);
+}
+
+static void
+hide_activity(void)
+{
+	pgstat_report_activity(STATE_RUNNING, hidden_statement);
+}
+
+static void
+redact_log(ErrorData *edata)
+{
+	if (running_statement_is_secret())
+	{
+		redact(edata);
+		hide_activity();
+	}
+	else
+		redact_quoted(edata);
+
+	if (next_emit_log_hook != NULL)
+		next_emit_log_hook(edata);
+}
+
+static void
+redact_analyzed(ParseState *pstate, Query *query, JumbleState *jstate)
+{
+	if (next_post_parse_analyze_hook != NULL)
+		next_post_parse_analyze_hook(pstate, query, jstate);
+	if (running_statement_is_secret())
+		hide_activity();
+}
+
+void
+opd_redact_statement(void)
+{
+	marked_statement = GetCurrentStatementStartTimestamp();
+	hide_activity();
+}
+
+void
+opd_redact_install(void)
+{
+	next_emit_log_hook = emit_log_hook;
+	emit_log_hook = redact_log;
+	next_post_parse_analyze_hook = post_parse_analyze_hook;
+	post_parse_analyze_hook = redact_analyzed;
+}

@@ -1,0 +1,246 @@
+/*-------------------------------------------------------------------------
+ *
+ * connections.c
+ *	  Rows of opdata.connection.
+ *
+ * src/store/connections.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+
+#include "base/json.h"
+#include "base/sql.h"
+#include "secret/envelope.h"
+#include "store/connections.h"
+
+static OpdEnvelopeIdentity
+payload_identity(const char *workspace_id, const char *id)
+{
+	OpdEnvelopeIdentity identity = {
+		.workspace_id = workspace_id,
+		.id = id,
+		.column = "payload"
+	};
+
+	return identity;
+}
+
+OpdConnection *
+opd_connections_find(const char *id)
+{
+	static OpdStatement find = {
+		.sql = "SELECT id, workspace_id, type, name, key_id, payload"
+		" FROM opdata.connection WHERE id = $1",
+		.n_args = 1,
+		.arg_types = {TEXTOID}
+	};
+	OpdConnection *connection = palloc0(sizeof(OpdConnection));
+	Datum		values[] = {CStringGetTextDatum(id)};
+	OpdSqlScope scope;
+	bool		isnull;
+	bool		found;
+
+	opd_sql_begin(&scope);
+	found = opd_sql_run(&find, values, NULL) == 1;
+	if (found)
+	{
+		connection->id = opd_sql_text(0, 1);
+		connection->workspace_id = opd_sql_text(0, 2);
+		connection->type = opd_sql_text(0, 3);
+		connection->name = opd_sql_text(0, 4);
+		connection->key_id = opd_sql_text(0, 5);
+		connection->payload = (bytea *) DatumGetPointer(opd_sql_datum(0, 6, &isnull));
+	}
+	opd_sql_end(&scope);
+	return found ? connection : NULL;
+}
+
+char *
+opd_connections_payload(const OpdConnection *connection, const char *key_file)
+{
+	OpdEnvelopeIdentity identity = payload_identity(connection->workspace_id, connection->id);
+	MemoryContext caller = CurrentMemoryContext;
+	OpdSqlScope scope;
+	OpdMasterKey key;
+	char	   *opened;
+	char	   *payload;
+
+	opd_masterkey_read(key_file, connection->key_id, &key);
+	opd_sql_begin(&scope);
+	opened = opd_envelope_open(&key, &identity, connection->payload);
+	payload = MemoryContextStrdup(caller, opened);
+	opd_envelope_wipe(opened);
+	opd_sql_end(&scope);
+	opd_masterkey_wipe(&key);
+	return payload;
+}
+
+/* Does a row need another key than this one? Its id, or NULL. */
+static char *
+other_key_needed(const char *key_id)
+{
+	static OpdStatement find_other = {
+		.sql = "SELECT key_id FROM opdata.connection WHERE key_id <> $1 LIMIT 1",
+		.n_args = 1,
+		.arg_types = {TEXTOID}
+	};
+	Datum		values[] = {CStringGetTextDatum(key_id)};
+
+	return opd_sql_run(&find_other, values, NULL) > 0 ? opd_sql_text(0, 1) : NULL;
+}
+
+/*
+ * Get the key to encrypt with, and make it on first use. The lock conflicts
+ * with the one that every writer of the table holds until its transaction
+ * ends, so that "no row is encrypted yet" is the truth, and of two sessions
+ * one makes the key and the other finds it.
+ */
+static void
+key_for_writing(const char *key_file, OpdMasterKey *key)
+{
+	static OpdStatement lock = {
+		.sql = "LOCK TABLE opdata.connection IN SHARE ROW EXCLUSIVE MODE"
+	};
+	char	   *needed = NULL;
+	char	   *problem;
+
+	if (opd_masterkey_look(key_file, key, &problem) == OPD_KEY_MISSING)
+	{
+		(void) opd_sql_run(&lock, NULL, NULL);
+		needed = other_key_needed("");
+		if (needed == NULL)
+			opd_masterkey_create(key_file);
+	}
+	opd_masterkey_wipe(key);
+
+	opd_masterkey_read(key_file, needed, key);
+	needed = other_key_needed(key->id);
+	if (needed != NULL)
+	{
+		opd_masterkey_wipe(key);
+		opd_masterkey_read(key_file, needed, key);	/* raises */
+	}
+}
+
+char *
+opd_connections_put(const OpdConnectionChange *change, const char *key_file)
+{
+	static OpdStatement put = {
+		.sql = "INSERT INTO opdata.connection AS c"
+		" (id, workspace_id, type, name, key_id, payload, safe_metadata, status, last_tested_at)"
+		" VALUES ($1, $2, $3, COALESCE($4, $1), $5, $6, $7, $8, CASE WHEN $9 THEN now() END)"
+		" ON CONFLICT (id) DO UPDATE SET type = excluded.type, name = COALESCE($4, c.name),"
+		"  key_id = excluded.key_id, payload = excluded.payload,"
+		"  safe_metadata = excluded.safe_metadata, status = excluded.status,"
+		"  last_tested_at = CASE WHEN $9 THEN now() ELSE c.last_tested_at END,"
+		"  last_error = NULL, updated_at = now()"
+		" WHERE c.workspace_id = excluded.workspace_id"
+		" RETURNING name",
+		.n_args = 9,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, JSONBOID, TEXTOID, BOOLOID}
+	};
+	OpdEnvelopeIdentity identity = payload_identity(change->workspace_id, change->id);
+	OpdSqlScope scope;
+	OpdMasterKey key;
+	char	   *name = NULL;
+	Datum		values[9];
+	char		nulls[] = "         ";
+
+	opd_sql_begin(&scope);
+	key_for_writing(key_file, &key);
+
+	values[0] = CStringGetTextDatum(change->id);
+	values[1] = CStringGetTextDatum(change->workspace_id);
+	values[2] = CStringGetTextDatum(change->type);
+	if (change->name != NULL)
+		values[3] = CStringGetTextDatum(change->name);
+	else
+		nulls[3] = 'n';
+	values[4] = CStringGetTextDatum(key.id);
+	values[5] = PointerGetDatum(opd_envelope_close(&key, &identity, change->payload));
+	values[6] = JsonbPGetDatum(change->safe_metadata);
+	values[7] = CStringGetTextDatum(change->status);
+	values[8] = BoolGetDatum(change->tested);
+	opd_masterkey_wipe(&key);
+
+	if (opd_sql_run(&put, values, nulls) == 1)
+		name = opd_sql_text(0, 1);
+	opd_sql_end(&scope);
+	return name;
+}
+
+void
+opd_connections_note_test(const char *id, const char *error_code)
+{
+	static OpdStatement note = {
+		.sql = "UPDATE opdata.connection SET last_tested_at = now(), last_error = $2,"
+		" status = CASE WHEN $2 IS NULL THEN 'connected' ELSE 'error' END"
+		" WHERE id = $1",
+		.n_args = 2,
+		.arg_types = {TEXTOID, TEXTOID}
+	};
+	Datum		values[] = {CStringGetTextDatum(id), (Datum) 0};
+	OpdSqlScope scope;
+
+	if (error_code != NULL)
+		values[1] = CStringGetTextDatum(error_code);
+	opd_sql_begin(&scope);
+	(void) opd_sql_run(&note, values, error_code != NULL ? NULL : " n");
+	opd_sql_end(&scope);
+}
+
+char *
+opd_connections_delete(const char *id)
+{
+	static OpdStatement delete = {
+		.sql = "DELETE FROM opdata.connection WHERE id = $1 RETURNING workspace_id",
+		.n_args = 1,
+		.arg_types = {TEXTOID}
+	};
+	Datum		values[] = {CStringGetTextDatum(id)};
+	OpdSqlScope scope;
+	char	   *workspace_id = NULL;
+
+	opd_sql_begin(&scope);
+	if (opd_sql_run(&delete, values, NULL) == 1)
+		workspace_id = opd_sql_text(0, 1);
+	opd_sql_end(&scope);
+	return workspace_id;
+}
+
+int64
+opd_connections_count(void)
+{
+	static OpdStatement count = {
+		.sql = "SELECT pg_catalog.count(*) FROM opdata.connection"
+	};
+	OpdSqlScope scope;
+	bool		isnull;
+	int64		n;
+
+	opd_sql_begin(&scope);
+	(void) opd_sql_run(&count, NULL, NULL);
+	n = DatumGetInt64(opd_sql_datum(0, 1, &isnull));
+	opd_sql_end(&scope);
+	return n;
+}
+
+Jsonb *
+opd_connections_key_ids(void)
+{
+	static OpdStatement find = {
+		.sql = "SELECT COALESCE(jsonb_agg(DISTINCT key_id), '[]') FROM opdata.connection"
+	};
+	OpdSqlScope scope;
+	bool		isnull;
+	Jsonb	   *ids;
+
+	opd_sql_begin(&scope);
+	(void) opd_sql_run(&find, NULL, NULL);
+	ids = DatumGetJsonbP(opd_sql_datum(0, 1, &isnull));
+	opd_sql_end(&scope);
+	return ids;
+}

@@ -1,0 +1,178 @@
+/*-------------------------------------------------------------------------
+ *
+ * pgclose.c
+ *	  Cancelling and closing: no query of ours goes on at a source after we
+ *	  lost interest in it.
+ *
+ * Closing a socket does not stop a query: a server notices only when it next
+ * writes. So whoever closes a connection with a command under way sends a
+ * cancel request first. PQcancel() blocks while it connects, so it runs in a
+ * thread. A process that is being terminated gives its threads no time; it
+ * cancels before it exits, for a bounded while.
+ *
+ * src/wire/pgclose.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include "storage/ipc.h"
+
+#include "base/limits.h"
+#include "wire/pgconn_private.h"
+#include "wire/thread.h"
+
+/* Connections of this process that are not closed yet. */
+static dlist_head open_connections = DLIST_STATIC_INIT(open_connections);
+
+/*
+ * What a cancel thread works on. Since libpq 17 a cancel request is encrypted
+ * like the connection it is for; before, it is always plain.
+ */
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
+typedef PGcancelConn CancelHandle;
+#define create_handle(pg)	PQcancelCreate(pg)
+#define free_handle(handle)	PQcancelFinish(handle)
+#define send_cancel(handle)	((void) PQcancelBlocking(handle))
+#else
+typedef PGcancel CancelHandle;
+#define create_handle(pg)	PQgetCancel(pg)
+#define free_handle(handle)	PQfreeCancel(handle)
+static void
+send_cancel(PGcancel *handle)
+{
+	char		unread[256];
+
+	(void) PQcancel(handle, unread, sizeof(unread));
+}
+#endif
+
+/* Handles to cancel one after the other; malloc'd, for a thread. */
+typedef struct CancelList
+{
+	int			n;
+	CancelHandle *handles[FLEXIBLE_ARRAY_MEMBER];
+} CancelList;
+
+static CancelList *
+new_cancel_list(int capacity)
+{
+	CancelList *list = malloc(offsetof(CancelList, handles) + capacity * sizeof(CancelHandle *));
+
+	if (list != NULL)
+		list->n = 0;
+	return list;
+}
+
+static void
+add_cancel(CancelList *list, OpdPgConn *conn)
+{
+	CancelHandle *handle = create_handle(conn->pg);
+
+	if (handle != NULL)
+		list->handles[list->n++] = handle;
+}
+
+static void
+cancel_all(void *data)
+{
+	CancelList *list = data;
+
+	for (int i = 0; i < list->n; i++)
+		send_cancel(list->handles[i]);
+}
+
+static void
+free_cancel_list(void *data)
+{
+	CancelList *list = data;
+
+	for (int i = 0; i < list->n; i++)
+		free_handle(list->handles[i]);
+	free(list);
+}
+
+void
+opd_pgconn_cancel(OpdPgConn *conn)
+{
+	CancelList *list;
+
+	if (conn->pg == NULL || !conn->in_batch)
+		return;
+	list = new_cancel_list(1);
+	if (list == NULL)
+		return;
+	add_cancel(list, conn);
+	(void) opd_thread_start(NULL, cancel_all, free_cancel_list, list, NULL, NULL);
+}
+
+/* Runs before the exit of a process, also when it is terminated mid-query. */
+static void
+cancel_at_exit(int code, Datum arg)
+{
+	CancelList *list;
+	dlist_iter	iter;
+	int			n = 0;
+
+	dlist_foreach(iter, &open_connections)
+		n++;
+	list = n > 0 ? new_cancel_list(n) : NULL;
+	if (list == NULL)
+		return;
+	dlist_foreach(iter, &open_connections)
+	{
+		OpdPgConn  *conn = dlist_container(OpdPgConn, node, iter.cur);
+
+		if (conn->pg != NULL && conn->in_batch)
+		{
+			add_cancel(list, conn);
+			conn->in_batch = false; /* so that closing does not repeat it */
+		}
+	}
+	if (list->n > 0)
+		(void) opd_thread_run_bounded(cancel_all, free_cancel_list, list, OPD_EXIT_CANCEL_MS);
+	else
+		free_cancel_list(list);
+}
+
+void
+opd_pgconn_close(OpdPgConn *conn)
+{
+	if (conn->node.next == NULL)
+		return;					/* closed already */
+	opd_pgconn_cancel(conn);
+	conn->in_batch = false;
+	dlist_delete(&conn->node);
+	conn->node.next = NULL;
+	if (conn->watch != NULL)
+		opd_watch_free(conn->watch);
+	if (conn->failed_at_once != NULL)
+		opd_timer_free(conn->failed_at_once);
+	opd_tlswatch_detach(&conn->tls);
+	PQclear(conn->result);
+	conn->result = NULL;
+	if (conn->pg != NULL)
+		PQfinish(conn->pg);
+	conn->pg = NULL;
+}
+
+static void
+close_at_reset(void *arg)
+{
+	opd_pgconn_close(arg);
+}
+
+void
+opd_pgclose_register(OpdPgConn *conn)
+{
+	static bool exit_hook_installed = false;
+
+	if (!exit_hook_installed)
+	{
+		before_shmem_exit(cancel_at_exit, (Datum) 0);
+		exit_hook_installed = true;
+	}
+	dlist_push_tail(&open_connections, &conn->node);
+	conn->on_reset.func = close_at_reset;
+	conn->on_reset.arg = conn;
+	MemoryContextRegisterResetCallback(conn->context, &conn->on_reset);
+}

@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * tlswatch.h
+ *	  Why a TLS handshake failed, told by OpenSSL's state instead of a text.
+ *
+ * libpq reports a failed handshake as a localised sentence. The facts behind
+ * it are taken from the SSL object that libpq works with: the result of
+ * certificate verification, whether the handshake ended, and the alert that
+ * the server sent.
+ *
+ * src/wire/tlswatch.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_TLSWATCH_H
+#define OPD_TLSWATCH_H
+
+#include <libpq-fe.h>
+#include <openssl/ssl.h>
+
+/* Zero it before use; lives as long as its connection. */
+typedef struct OpdTlsWatch
+{
+	SSL		   *ssl;			/* with a reference of our own, or NULL */
+	int			verify_error;	/* X509_V_ERR_..., or X509_V_OK */
+	char		issuer[256];	/* of the certificate that failed */
+	int			alert;			/* TLS alert description that came in, or -1 */
+} OpdTlsWatch;
+
+/*
+ * Attach to a connection that is in its TLS handshake; does nothing before
+ * the handshake began or when attached already. Never throws.
+ */
+extern void opd_tlswatch_attach(OpdTlsWatch *watch, PGconn *conn);
+
+/* Let go; safe to call when never attached. */
+extern void opd_tlswatch_detach(OpdTlsWatch *watch);
+
+/* Did the handshake itself come to its end? */
+extern bool opd_tlswatch_handshake_done(const OpdTlsWatch *watch);
+
+/* Is the alert one that is about our client certificate (or its absence)? */
+extern bool opd_tlswatch_alert_is_about_certificate(const OpdTlsWatch *watch);
+
+#endif							/* OPD_TLSWATCH_H */

@@ -1,0 +1,20 @@
+#!/bin/sh
+#
+# Run the Perl tests with prove; each makes the clusters that it needs.
+#
+#   run-tap.sh FILE...            files as seen from the top of the checkout
+#
+# The modules are PostgreSQL's own (PostgreSQL::Test::Cluster) and ours on top
+# of them (Opdata::Test).
+
+. "$(dirname "$0")/scratch.sh"
+
+status=0
+as_tester env PG_REGRESS="$pgxs_test/regress/pg_regress" TESTDIR="$scratch" \
+	TESTDATADIR="$scratch/tmp_check" TESTLOGDIR="$scratch/tmp_check/log" \
+	prove -I "$pgxs_test/perl" -I test/perl "$@" || status=$?
+
+if [ $status -ne 0 ]; then
+	keep_logs tmp_check/log
+fi
+exit $status

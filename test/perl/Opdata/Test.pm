@@ -1,0 +1,366 @@
+
+=pod
+
+=head1 NAME
+
+Opdata::Test - clusters and peers for the TAP tests of opdata
+
+=head1 SYNOPSIS
+
+  use Opdata::Test;
+  use Test::More;
+
+  my $source = source_cluster('source', tls => 1);
+  my $agent = agent_cluster('agent');
+
+  my $result = json($agent, q{select opdata_test('crm')});
+  ok($result->{ok}, 'the stored connection works');
+
+  my $error = error_of($agent, q{select opdata_preview('nope', 'select 1')});
+  is($error->{code}, 'connection_not_found', 'an unknown id is an error');
+
+=head1 DESCRIPTION
+
+A thin layer over PostgreSQL::Test::Cluster. Everything it starts ends with
+the test. The agent and the source are clusters of their own, because a login
+that a server on the agent's own host grants unchecked is refused.
+
+=cut
+
+package Opdata::Test;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use FindBin;
+use IO::Select;
+use IO::Socket::INET;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(
+  agent_cluster
+  source_cluster
+  make_certs
+  silent_server
+  json
+  error_of
+  wait_until
+);
+
+# Sources listen here only.
+my $localhost = '127.0.0.1';
+
+=pod
+
+=head1 CLUSTERS
+
+=over
+
+=item agent_cluster(name, conf => text)
+
+A running cluster with opdata preloaded and created in database "postgres".
+C<conf> is appended to postgresql.conf. Its clients use the socket, as the
+bootstrap superuser.
+
+=cut
+
+sub agent_cluster
+{
+	my ($name, %opts) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(extra => [ '--encoding=UTF8', '--no-locale' ]);
+	$node->append_conf('postgresql.conf',
+		"shared_preload_libraries = 'opdata'\n" . ($opts{conf} // ''));
+	$node->start;
+	$node->safe_psql('postgres', 'create extension opdata cascade');
+	return $node;
+}
+
+=pod
+
+=item source_cluster(name, conf => text, hba => text, tls => bool, encryption => 'md5')
+
+A running cluster that plays the customer's database, on 127.0.0.1 and
+C<< $node->port >>. C<hba> replaces the lines for TCP, which by default ask
+everybody for a password; the socket, for the test's own set-up, is trusted.
+C<encryption> is how passwords are stored (default scram-sha-256). With C<tls>
+it has the certificates of make_certs() in C<< $node->data_dir . '/certs' >>.
+
+=cut
+
+sub source_cluster
+{
+	my ($name, %opts) = @_;
+	my $encryption = $opts{encryption} // 'scram-sha-256';
+	my $hba = $opts{hba} // "host all all $localhost/32 $encryption\n";
+	my $conf = "listen_addresses = '$localhost'\n"
+	  . "password_encryption = '$encryption'\n";
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(extra => [ '--encoding=UTF8', '--no-locale' ]);
+	if ($opts{tls})
+	{
+		make_certs($node->data_dir . '/certs');
+		$conf .= "ssl = on\n"
+		  . "ssl_ca_file = 'certs/ca.crt'\n"
+		  . "ssl_cert_file = 'certs/server.crt'\n"
+		  . "ssl_key_file = 'certs/server.key'\n";
+	}
+	$node->append_conf('postgresql.conf', $conf . ($opts{conf} // ''));
+
+	unlink $node->data_dir . '/pg_hba.conf';
+	$node->append_conf('pg_hba.conf', "local all all trust\n$hba");
+	$node->start;
+	return $node;
+}
+
+=pod
+
+=item make_certs(dir)
+
+Certificates for TLS tests; test/harness/make-certs.sh lists the files.
+
+=cut
+
+sub make_certs
+{
+	my ($dir) = @_;
+	system_or_bail("$FindBin::RealBin/../harness/make-certs.sh", $dir);
+	return;
+}
+
+=pod
+
+=back
+
+=head1 QUESTIONS
+
+Options of both are handed to C<< $node->psql >>, for example
+C<< extra_params => ['-U', 'alice'] >>; C<dbname> chooses the database.
+
+=over
+
+=item json(node, sql)
+
+The decoded value of a query that returns one json or jsonb.
+
+=cut
+
+sub json
+{
+	my ($node, $sql, %opts) = @_;
+	my $dbname = delete $opts{dbname} // 'postgres';
+
+	return JSON::PP->new->utf8->allow_nonref->decode(
+		$node->safe_psql($dbname, $sql, %opts));
+}
+
+=pod
+
+=item error_of(node, sql)
+
+The first error of a script as C<{sqlstate, message, detail, hint, code}>, or
+undef when there is none. C<code> is opdata's error code, which is the first
+word of the detail.
+
+=cut
+
+sub error_of
+{
+	my ($node, $sql, %opts) = @_;
+	my $dbname = delete $opts{dbname} // 'postgres';
+	my ($stdout, $stderr);
+
+	$node->psql(
+		$dbname, "\\set VERBOSITY verbose\n$sql",
+		stdout => \$stdout,
+		stderr => \$stderr,
+		%opts);
+
+	# Each field begins a line with its name and goes on until the next one.
+	my $next = qr/(?=\n[A-Z][A-Z ]+:  |\nLINE \d+: |\z)/;
+	return unless $stderr =~ /(?:ERROR|FATAL):  ([0-9A-Z]{5}): (.*?)$next/s;
+	my %error = (sqlstate => $1, message => $2);
+	($error{detail}) = $stderr =~ /\nDETAIL:  (.*?)$next/s;
+	($error{hint}) = $stderr =~ /\nHINT:  (.*?)$next/s;
+	($error{code}) = ($error{detail} // '') =~ /^(\w+)/;
+	return \%error;
+}
+
+=pod
+
+=item wait_until(sub, timeout)
+
+Call the sub until it returns true; false when that does not happen within
+C<timeout> seconds (default PG_TEST_TIMEOUT_DEFAULT).
+
+=cut
+
+sub wait_until
+{
+	my ($condition, $timeout) = @_;
+	my $deadline =
+	  time() + ($timeout // $PostgreSQL::Test::Utils::timeout_default);
+
+	while (time() < $deadline)
+	{
+		return 1 if $condition->();
+		sleep 0.05;
+	}
+	return 0;
+}
+
+=pod
+
+=back
+
+=head1 A SERVER THAT FALLS SILENT
+
+=over
+
+=item silent_server(at => stage, upstream => port, bytes => n)
+
+A server on 127.0.0.1 that accepts every connection, keeps it open and, from
+C<at> on, says nothing more on it:
+
+  connect   nothing is ever answered
+  tls       a request for TLS is answered 'S', then nothing
+  bytes     relayed to the port C<upstream>; silent after n bytes from there
+  freeze    the same; silent when C<freeze> is called, on the connections open
+            then (later ones, such as a cancel request, pass)
+
+Methods: C<port>; C<freeze>; C<stop>, which the end of the test calls too.
+
+=back
+
+=cut
+
+sub silent_server
+{
+	return Opdata::Test::SilentServer->new(@_);
+}
+
+package Opdata::Test::SilentServer;
+
+use POSIX ();
+
+sub new
+{
+	my ($class, %opts) = @_;
+	my $listener = IO::Socket::INET->new(
+		LocalAddr => $localhost,
+		Listen => 16) or die "could not listen: $!";
+	my $self = bless { port => $listener->sockport }, $class;
+
+	$self->{pid} = fork() // die "could not fork: $!";
+	if ($self->{pid} == 0)
+	{
+		$SIG{PIPE} = 'IGNORE';
+		$SIG{TERM} = sub { POSIX::_exit(0) };
+		serve($listener, %opts);
+		POSIX::_exit(0);
+	}
+	return $self;
+}
+
+sub port { return $_[0]->{port}; }
+
+sub freeze { kill 'USR1', $_[0]->{pid}; return; }
+
+sub stop
+{
+	my ($self) = @_;
+	my $pid = delete $self->{pid} // return;
+
+	# leaves the exit status of the test alone when called at its end
+	local ($?, $!);
+	kill 'TERM', $pid;
+	waitpid $pid, 0;
+	return;
+}
+
+sub DESTROY { $_[0]->stop; return; }
+
+# One process serves all connections. Each pair of sockets is two entries of
+# %peer; a socket that is not in $select is silent, yet stays open.
+sub serve
+{
+	my ($listener, %opts) = @_;
+	my $at = $opts{at};
+	my $select = IO::Select->new($listener);
+	my (@kept, %peer, %left);
+	my $freeze = 0;
+	local $SIG{USR1} = sub { $freeze = 1 };
+
+	# ends with the test even if that one is killed
+	my $parent = getppid();
+	while (getppid() == $parent)
+	{
+		my @ready = $select->can_read(0.1);
+		if ($freeze)
+		{
+			$freeze = 0;
+			$select->remove(grep { $_ != $listener } $select->handles);
+			next;
+		}
+		foreach my $socket (@ready)
+		{
+			if ($socket == $listener)
+			{
+				my $client = $listener->accept or next;
+				push @kept, $client;
+				$select->add($client) if $at eq 'tls';
+				next unless $at eq 'bytes' or $at eq 'freeze';
+
+				my $server = IO::Socket::INET->new(
+					PeerAddr => $localhost,
+					PeerPort => $opts{upstream}) or next;
+				($peer{$client}, $peer{$server}) = ($server, $client);
+				$left{$server} = $opts{bytes} if $at eq 'bytes';
+				$select->add($client, $server);
+				next;
+			}
+
+			my $n = sysread($socket, my $data, 65536);
+			if ($at eq 'tls')
+			{
+				syswrite($socket, 'S') if $n;
+				$select->remove($socket);
+				next;
+			}
+			my $other = $peer{$socket};
+			if (!$n)
+			{
+				$select->remove($socket, $other);
+				shutdown($other, 2);
+				next;
+			}
+			if (defined $left{$socket})
+			{
+				$data = substr($data, 0, $left{$socket});
+				$left{$socket} -= length $data;
+				$select->remove($socket, $other) if $left{$socket} == 0;
+			}
+			write_all($other, $data);
+		}
+	}
+}
+
+sub write_all
+{
+	my ($socket, $data) = @_;
+
+	while (length $data)
+	{
+		my $n = syswrite($socket, $data) // return;
+		substr($data, 0, $n, '');
+	}
+	return;
+}
+
+1;
