@@ -22,14 +22,23 @@
 
 typedef enum CutKind
 {
-	CUT_NOT,					/* never long */
+	CUT_NOT,					/* never longer than a cell may be */
 	CUT_TEXT,					/* a string: only its beginning is read */
+	CUT_CAST,					/* its cast to text prints it */
 	CUT_BYTEA,
 	CUT_PRINTED					/* anything else: printed, then cut */
 } CutKind;
 
+/* Longest value that a type modifier of these types allows, in characters. */
+static bool
+modifier_bounds_length(int32 modifier)
+{
+	return modifier >= (int32) VARHDRSZ &&
+		modifier - (int32) VARHDRSZ <= OPD_CELL_MAX_CHARS;
+}
+
 static CutKind
-cut_kind(Oid type)
+cut_kind(Oid type, int32 modifier)
 {
 	switch (type)
 	{
@@ -40,6 +49,7 @@ cut_kind(Oid type)
 		case OIDOID:
 		case FLOAT4OID:
 		case FLOAT8OID:
+		case CASHOID:
 		case CHAROID:
 		case NAMEOID:
 		case DATEOID:
@@ -49,11 +59,24 @@ cut_kind(Oid type)
 		case TIMESTAMPTZOID:
 		case INTERVALOID:
 		case UUIDOID:
+		case INETOID:
+		case CIDROID:
+		case MACADDROID:
+		case MACADDR8OID:
 		case VOIDOID:
 			return CUT_NOT;
-		case TEXTOID:
+		case BPCHAROID:
+			return modifier_bounds_length(modifier) ? CUT_NOT : CUT_PRINTED;
 		case VARCHAROID:
+			return modifier_bounds_length(modifier) ? CUT_NOT : CUT_TEXT;
+		case TEXTOID:
 			return CUT_TEXT;
+		case NUMERICOID:
+			/* with a precision, at most 1000 digits */
+			return modifier >= (int32) VARHDRSZ ? CUT_NOT : CUT_CAST;
+		case JSONOID:
+		case JSONBOID:
+			return CUT_CAST;
 		case BYTEAOID:
 			return CUT_BYTEA;
 		default:
@@ -71,17 +94,20 @@ cut_kind(Oid type)
  * that does not take a row of nulls for null.
  */
 static void
-append_column(StringInfo sql, int i, Oid type)
+append_column(StringInfo sql, int i, CutKind kind)
 {
 	if (i > 0)
 		appendStringInfoString(sql, ", ");
-	switch (cut_kind(type))
+	switch (kind)
 	{
 		case CUT_NOT:
 			appendStringInfo(sql, "c%d", i);
 			break;
 		case CUT_TEXT:
 			appendStringInfo(sql, "pg_catalog.left(c%d, %d)", i, OPD_CELL_MAX_CHARS + 1);
+			break;
+		case CUT_CAST:
+			appendStringInfo(sql, "pg_catalog.left(c%d::pg_catalog.text, %d)", i, OPD_CELL_MAX_CHARS + 1);
 			break;
 		case CUT_BYTEA:
 			/* \x and two digits a byte: half as many bytes are more than enough */
@@ -105,7 +131,7 @@ opd_previewsql_wrap(const char *statement, const PGresult *description)
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "select ");
 	for (int i = 0; i < n_columns; i++)
-		append_column(&sql, i, PQftype(description, i));
+		append_column(&sql, i, cut_kind(PQftype(description, i), PQfmod(description, i)));
 
 	/*
 	 * The newline ends a comment at the end of the statement. Columns get

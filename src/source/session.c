@@ -428,35 +428,38 @@ opd_session_open(OpdLoop *loop, const OpdCredential *credential,
 	return session;
 }
 
+static void
+add_command(OpdPgConn *conn, const char *sql)
+{
+	opd_pgconn_add(conn, sql, 0, NULL, NULL, NULL);
+}
+
+/*
+ * Settings are local to the transaction, so that nothing is left behind in a
+ * pooler's server connection. SET is used rather than set_config(), whose
+ * look-up alone costs a fresh backend more than all of these.
+ */
 void
 opd_session_add_begin(OpdSession *session, const char *search_path)
 {
 	OpdPgConn  *conn = session->conn;
-	double		left_ms = session->deadline_ms - opd_now_ms();
-	char	   *timeout = psprintf("%.0f", Max(left_ms, 1) + STATEMENT_TIMEOUT_SLACK_MS);
-	const char *params[2] = {timeout, search_path};
-	StringInfoData sql;
+	double		left_ms = Max(session->deadline_ms - opd_now_ms(), 1);
 
-	/*
-	 * One statement for all settings, local to the transaction: nothing is
-	 * left behind in a pooler's server connection. Strings are pinned to the
-	 * standard meaning, since that is how our own parser read the statement.
-	 */
-	initStringInfo(&sql);
-	appendStringInfoString(&sql,
-						   "SELECT pg_catalog.set_config('statement_timeout', $1, true),"
-						   " pg_catalog.set_config('idle_in_transaction_session_timeout', $1, true),"
-						   " pg_catalog.set_config('standard_conforming_strings', 'on', true),"
-						   " pg_catalog.set_config('bytea_output', 'hex', true)");
+	add_command(conn, "BEGIN TRANSACTION READ ONLY");
+	add_command(conn, psprintf("SET LOCAL statement_timeout = %.0f",
+							   left_ms + STATEMENT_TIMEOUT_SLACK_MS));
+	add_command(conn, psprintf("SET LOCAL idle_in_transaction_session_timeout = %.0f",
+							   left_ms + STATEMENT_TIMEOUT_SLACK_MS));
+
+	/* strings mean what our own parser took them for */
+	add_command(conn, "SET LOCAL standard_conforming_strings = on");
+	add_command(conn, "SET LOCAL bytea_output = 'hex'");
 
 	/* lets the source notice that we are gone; PostgreSQL has it since 14 */
 	if (opd_pgconn_server_version(conn) >= 140000)
-		appendStringInfoString(&sql, ", pg_catalog.set_config('client_connection_check_interval', '1000', true)");
+		add_command(conn, "SET LOCAL client_connection_check_interval = 1000");
 	if (search_path != NULL)
-		appendStringInfoString(&sql, ", pg_catalog.set_config('search_path', $2, true)");
-
-	opd_pgconn_add(conn, "BEGIN TRANSACTION READ ONLY", 0, NULL, NULL, NULL);
-	opd_pgconn_add(conn, sql.data, search_path != NULL ? 2 : 1, params, NULL, NULL);
+		add_command(conn, psprintf("SET LOCAL search_path = %s", search_path));
 }
 
 static void

@@ -16,7 +16,7 @@ use Test::More;
 
 my $corpus = "$FindBin::RealBin/../corpus";
 my $mark = '=====case';
-my $key_words = qr/rows|columns|types|with|sqlstate|since|until/;
+my $key_words = qr/rows|columns|types|with|sqlstate|seconds|since|until/;
 
 # Seconds that a preview may take, and a few more for a busy machine.
 my $deadline = 10;
@@ -55,11 +55,29 @@ my @fast = grep { !is_slow($_) } @cases;
 run_cases(\@fast);
 judge($_) foreach @fast;
 
-# What a string ends with depends on a setting; the caller's must not matter.
-my @again = grep { $_->{sql} =~ /\\/ } @fast;
+# The caller's settings must not matter: not where a string ends, nor how
+# values are written.
+my @again = grep { !defined $_->{head}{seconds} } @fast;
 delete $_->{answer} foreach @again;
-run_cases(\@again, 'set standard_conforming_strings = off;');
-judge($_, ', with other strings') foreach @again;
+run_cases(\@again, q{
+	set standard_conforming_strings = off;
+	set escape_string_warning = off;
+	set backslash_quote = on;
+	set default_transaction_read_only = on;
+	set search_path = pg_temp;
+	set datestyle = 'German';
+	set intervalstyle = 'iso_8601';
+	set timezone = 'Asia/Kolkata';
+	set bytea_output = 'escape';
+	set extra_float_digits = -15;
+	set xmloption = document;
+	set transform_null_equals = on;
+	set check_function_bodies = off;
+	set row_security = off;
+});
+my @differ = grep { wrongs_of($_) } @again;
+is(join(', ', map { $_->{title} } @differ),
+	'', q{the caller's settings do not matter});
 
 finish_cases($_) foreach @slow;
 foreach my $case (map { @{ $_->{cases} } } @slow)
@@ -219,7 +237,7 @@ sub script_of
 	return
 	    "\\echo $mark $number\n\\warn $mark $number\n"
 	  . "select name, coalesce(holds, false), left(found::text, 1000), left(wanted::text, 1000)\n"
-	  . "from opdata_preview('src', "
+	  . "from public.opdata_preview('src', "
 	  . quote($case->{sql})
 	  . ") r,\nlateral (values "
 	  . join(",\n", @checks)
@@ -321,10 +339,10 @@ sub run_cases
 	return;
 }
 
-# One test for each case.
-sub judge
+# What is wrong with a case's answer, as texts.
+sub wrongs_of
 {
-	my ($case, $suffix) = @_;
+	my ($case) = @_;
 	my $answer = $case->{answer} // { code => 'none, not run', text => '' };
 	my @wrong;
 
@@ -335,17 +353,29 @@ sub judge
 	push @wrong,
 	  'SQLSTATE: ' . ($answer->{sqlstate} // 'none') . ", not $sqlstate"
 	  if defined $sqlstate and ($answer->{sqlstate} // '') ne $sqlstate;
+	my $seconds = $case->{head}{seconds};
+	push @wrong, 'seconds: ' . ($answer->{seconds} // 'none') . ", not $seconds"
+	  if defined $seconds and ($answer->{seconds} // 0) > $seconds;
 	foreach my $check (@{ $answer->{checks} // [] })
 	{
 		my ($name, $holds, $found, $wanted) = @$check;
 		push @wrong, "$name: $found\n    not: $wanted" if $holds ne 't';
 	}
 
-	ok(!@wrong, $case->{title} . ($suffix // '')) and return;
+	return unless @wrong;
 	push @wrong, substr($case->{sql}, 0, 500);
 	push @wrong, substr($answer->{text}, 0, 1000) unless $answer->{code} eq 'ok';
 	s/([^\n\t\x20-\x7e])/sprintf('\\x{%X}', ord($1))/ge foreach @wrong;
-	diag(join("\n", @wrong));
+	return @wrong;
+}
+
+# One test for each case.
+sub judge
+{
+	my ($case) = @_;
+	my @wrong = wrongs_of($case);
+
+	ok(!@wrong, $case->{title}) or diag(join("\n", @wrong));
 	return;
 }
 
