@@ -35,6 +35,9 @@
 /* statements: 1 MB of SQL takes 50 to 70 MB to parse */
 #define OPD_SQL_MAX_BYTES		(256 * 1024)
 
+/* operator characters in a row, on which the scanner takes quadratic time */
+#define OPD_OPERATOR_MAX_BYTES	1024
+
 /* credentials */
 #define OPD_PAYLOAD_MAX_BYTES	(256 * 1024)	/* whole payload as JSON text */
 #define OPD_PAYLOAD_VALUE_MAX_BYTES (64 * 1024) /* one value, a PEM bundle */

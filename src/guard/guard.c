@@ -12,13 +12,13 @@
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parser.h"
-#include "parser/scanner.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "base/guarded.h"
 #include "base/limits.h"
 #include "guard/guard.h"
+#include "guard/lexer.h"
 
 static OpdError *
 not_allowed(const char *what)
@@ -112,60 +112,6 @@ bare_statement(const char *sql, const RawStmt *raw)
 	return pnstrdup(sql + raw->stmt_location, raw->stmt_len);
 }
 
-typedef struct Scan
-{
-	const char *sql;
-	bool		begins_like_query;
-	bool		has_more;		/* a token follows a semicolon */
-	int			end;			/* offset of the semicolon, or of the end */
-} Scan;
-
-static bool
-is_query_keyword(const char *token)
-{
-	static const char *const keywords[] = {"select", "with", "values", "table"};
-
-	for (size_t i = 0; i < lengthof(keywords); i++)
-	{
-		size_t		length = strlen(keywords[i]);
-
-		if (pg_strncasecmp(token, keywords[i], length) == 0 &&
-			strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$", token[length]) == NULL)
-			return true;
-	}
-	return token[0] == '(' || token[0] == '\0';
-}
-
-/*
- * Look at the tokens alone, with PostgreSQL's own scanner: enough to tell how
- * a text begins and whether a semicolon stands in its middle.
- */
-static void
-scan_tokens(void *arg)
-{
-	Scan	   *scan = arg;
-	core_yyscan_t scanner;
-	core_yy_extra_type extra;
-	core_YYSTYPE value;
-	YYLTYPE		location;
-	bool		first = true;
-	int			token;
-
-	scan->end = strlen(scan->sql);
-	scanner = scanner_init(scan->sql, &extra, &ScanKeywords, ScanKeywordTokens);
-	while ((token = core_yylex(&value, &location, scanner)) != 0)
-	{
-		if (first)
-			scan->begins_like_query = is_query_keyword(scan->sql + location);
-		first = false;
-		if (token == ';')
-			scan->end = Min(scan->end, location);
-		else if (location > scan->end)
-			scan->has_more = true;
-	}
-	scanner_finish(scanner);
-}
-
 static OpdError *
 syntax_error(const ErrorData *edata)
 {
@@ -174,26 +120,28 @@ syntax_error(const ErrorData *edata)
 	error->source_message = pstrdup(edata->message);
 	if (edata->cursorpos > 0)
 		opd_error_detail(error, "The parser stopped at character %d.", edata->cursorpos);
+	if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		return opd_error_hint(error, "Nest the statement less deeply.");
 	return opd_error_hint(error, "Correct the statement; it is read by PostgreSQL's own grammar.");
 }
 
-/* Our grammar does not know the statement. Is it for the source to judge? */
+/*
+ * Our grammar, or already our scanner, does not know the statement. Is it for
+ * the source to judge?
+ */
 static OpdGuardVerdict
 judge_unknown(const char *sql, const ErrorData *edata)
 {
 	OpdGuardVerdict verdict = {0};
-	Scan		scan = {.sql = sql};
-	ErrorData  *scan_error = opd_guarded_call(scan_tokens, &scan);
+	OpdShape	shape = opd_lexer_shape(sql);
 
-	if (scan_error != NULL)
-		verdict.error = syntax_error(scan_error);
-	else if (scan.has_more)
+	if (!shape.unterminated && shape.has_more)
 		verdict.error = several_statements();
-	else if (!scan.begins_like_query)
+	else if (shape.unterminated || !shape.begins_like_query)
 		verdict.error = syntax_error(edata);
 	else
 	{
-		verdict.statement = pnstrdup(sql, scan.end);
+		verdict.statement = pnstrdup(sql, shape.length);
 		verdict.unknown_to_us = syntax_error(edata);
 	}
 	return verdict;
@@ -228,10 +176,13 @@ opd_guard_judge(const char *sql)
 	int			guc_level;
 
 	if (strlen(sql) > OPD_SQL_MAX_BYTES)
-	{
-		verdict.error = not_allowed(psprintf("the statement is longer than %d bytes", OPD_SQL_MAX_BYTES));
+		verdict.error = not_allowed(psprintf("the statement is longer than %d bytes",
+											 OPD_SQL_MAX_BYTES));
+	else if (opd_lexer_longest_operator(sql) > OPD_OPERATOR_MAX_BYTES)
+		verdict.error = not_allowed(psprintf("the statement has more than %d operator characters in a row",
+											 OPD_OPERATOR_MAX_BYTES));
+	if (verdict.error != NULL)
 		return verdict;
-	}
 
 	/*
 	 * Read strings as the source will: the session there has standard

@@ -109,6 +109,12 @@ on_rows(void *arg, OpdError *error)
 {
 	PreviewJob *job = arg;
 
+	/* the statement was parsed before: what cannot be is made at run time */
+	if (error != NULL && error->code == OPD_SYNTAX_ERROR)
+	{
+		error->code = OPD_QUERY_FAILED;
+		error->message = psprintf("the statement failed on the source (SQLSTATE %s)", error->sqlstate);
+	}
 	if (error == NULL && job->rows == NULL)
 		error = opd_error_new(OPD_QUERY_FAILED, "the source did not keep to its own description of the statement");
 	finish(job, error ? explain(job, error) : NULL);

@@ -444,6 +444,7 @@ opd_session_add_begin(OpdSession *session, const char *search_path)
 {
 	OpdPgConn  *conn = session->conn;
 	double		left_ms = Max(session->deadline_ms - opd_now_ms(), 1);
+	const char *conforming = opd_pgconn_parameter(conn, "standard_conforming_strings");
 
 	add_command(conn, "BEGIN TRANSACTION READ ONLY");
 	add_command(conn, psprintf("SET LOCAL statement_timeout = %.0f",
@@ -451,8 +452,9 @@ opd_session_add_begin(OpdSession *session, const char *search_path)
 	add_command(conn, psprintf("SET LOCAL idle_in_transaction_session_timeout = %.0f",
 							   left_ms + STATEMENT_TIMEOUT_SLACK_MS));
 
-	/* strings mean what our own parser took them for */
-	add_command(conn, "SET LOCAL standard_conforming_strings = on");
+	/* strings mean what our own parser took them for; servers report this */
+	if (conforming == NULL || strcmp(conforming, "on") != 0)
+		add_command(conn, "SET LOCAL standard_conforming_strings = on");
 	add_command(conn, "SET LOCAL bytea_output = 'hex'");
 
 	/* lets the source notice that we are gone; PostgreSQL has it since 14 */
