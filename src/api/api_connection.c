@@ -155,7 +155,7 @@ opdata_store_creds(PG_FUNCTION_ARGS)
 				 errmsg("id, type, workspace_id and test must not be null")));
 	change.id = opd_argument_id("id", PG_GETARG_TEXT_PP(0));
 	change.name = opd_argument_name(PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2));
-	change.type = opd_argument_type(PG_GETARG_TEXT_PP(3));
+	change.type = text_to_cstring(PG_GETARG_TEXT_PP(3));
 	change.workspace_id = opd_argument_id("workspace_id", PG_GETARG_TEXT_PP(4));
 	change.tested = PG_GETARG_BOOL(5);
 	if (PG_ARGISNULL(1))
@@ -246,7 +246,7 @@ opdata_test_payload(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("payload and type must not be null")));
 	record = opd_jobs_begin("test", NULL, NULL);
-	read_credential(opd_argument_type(PG_GETARG_TEXT_PP(1)), PG_GETARG_JSONB_P(0), &credential);
+	read_credential(text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_JSONB_P(0), &credential);
 	result = run_test(&credential, &error);
 	record.error_code = error ? opd_error_name(error->code) : NULL;
 	opd_jobs_write(&record);

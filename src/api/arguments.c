@@ -12,9 +12,7 @@
 #include "utils/builtins.h"
 
 #include "api/arguments.h"
-#include "base/error.h"
 #include "base/limits.h"
-#include "source/credential.h"
 
 static bool
 length_is_right(const char *value, int max_chars)
@@ -49,17 +47,6 @@ opd_argument_id_not_payload(text *value)
 						OPD_ID_MAX_CHARS),
 				 errhint("To test credentials that are not stored, cast the payload: opdata_test('...'::jsonb)")));
 	return id;
-}
-
-char *
-opd_argument_type(text *value)
-{
-	char	   *type = text_to_cstring(value);
-
-	if (!opd_credential_type_known(type))
-		opd_error_throw(opd_error_hint(opd_error_new(OPD_UNSUPPORTED, "connection type is not known to this version of opdata"),
-									   "Use type postgres or cockroachdb."));
-	return type;
 }
 
 char *

@@ -23,9 +23,6 @@ extern char *opd_argument_id(const char *what, text *value);
  */
 extern char *opd_argument_id_not_payload(text *value);
 
-/* Type of a connection. Raises 0A000 (unsupported) for one that is not known. */
-extern char *opd_argument_type(text *value);
-
 /* Display name, or NULL for a null. Raises 22023 when it is too long. */
 extern char *opd_argument_name(text *value);
 

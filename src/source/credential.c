@@ -55,12 +55,6 @@ find_type(const char *type)
 	return NULL;
 }
 
-bool
-opd_credential_type_known(const char *type)
-{
-	return find_type(type) != NULL;
-}
-
 /* The documented text, whatever is wrong; the detail names the key. */
 static OpdError *
 invalid_payload(void)
@@ -187,15 +181,15 @@ get_text(const Jsonb *payload, const char *key, OpdError **error)
 	return value.val.string.len > 0 ? opd_json_string(&value) : NULL;
 }
 
-static OpdError *
-require_text(const Jsonb *payload, const char *key, char **value)
+/* Text of a member that must be there; NULL with *error set otherwise. */
+static char *
+require_text(const Jsonb *payload, const char *key, OpdError **error)
 {
-	OpdError   *error;
+	char	   *value = get_text(payload, key, error);
 
-	*value = get_text(payload, key, &error);
-	if (error == NULL && *value == NULL)
-		error = opd_credential_invalid(key, "is missing.");
-	return error;
+	if (value == NULL && *error == NULL)
+		*error = opd_credential_invalid(key, "is missing.");
+	return value;
 }
 
 /* Refuse what this mode does not know, by name. */
@@ -250,12 +244,15 @@ read_fields(const Jsonb *payload, OpdCredential *credential)
 	OpdError   *error;
 	char	   *text;
 
-	if ((error = check_keys(payload, fields_keys)) != NULL ||
-		(error = require_text(payload, "host", &text)) != NULL ||
+	if ((error = check_keys(payload, fields_keys)) != NULL)
+		return error;
+
+	if ((text = require_text(payload, "host", &error)) == NULL ||
 		(error = opd_credential_set_host(credential, "host", text)) != NULL ||
-		(error = read_port(payload, credential)) != NULL ||
-		(error = require_text(payload, "database", &credential->database)) != NULL ||
-		(error = require_text(payload, "username", &credential->username)) != NULL)
+		(error = read_port(payload, credential)) != NULL)
+		return error;
+	if ((credential->database = require_text(payload, "database", &error)) == NULL ||
+		(credential->username = require_text(payload, "username", &error)) == NULL)
 		return error;
 
 	credential->password = get_text(payload, "password", &error);
@@ -273,8 +270,9 @@ read_dsn(const Jsonb *payload, OpdCredential *credential)
 	OpdError   *error;
 	char	   *dsn;
 
-	if ((error = check_keys(payload, dsn_keys)) != NULL ||
-		(error = require_text(payload, "dsn", &dsn)) != NULL ||
+	if ((error = check_keys(payload, dsn_keys)) != NULL)
+		return error;
+	if ((dsn = require_text(payload, "dsn", &error)) == NULL ||
 		(error = opd_dsn_read(dsn, credential)) != NULL)
 		return error;
 	if (credential->host == NULL)
@@ -347,6 +345,9 @@ opd_credential_read(const char *type, const Jsonb *payload, OpdCredential *crede
 	JsonbValue	value;
 
 	memset(credential, 0, sizeof(*credential));
+	if (defaults == NULL)
+		return opd_error_hint(opd_error_new(OPD_UNSUPPORTED, "connection type is not known to this version of opdata"),
+							  "Use type postgres or cockroachdb.");
 	credential->type = defaults->type;
 	credential->port = defaults->port;
 	credential->ssl_mode = defaults->ssl_mode;

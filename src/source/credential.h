@@ -34,13 +34,10 @@ typedef struct OpdCredential
 	int			connect_timeout_s;	/* 0: none of its own */
 } OpdCredential;
 
-/* Is there a connection type of this name? */
-extern bool opd_credential_type_known(const char *type);
-
 /*
- * Read a payload of a known type. Returns NULL and fills the credential, or
- * the error: invalid_credentials, or unsupported for a payload that a later
- * version takes. All in the current memory context.
+ * Read a payload. Returns NULL and fills the credential, or the error:
+ * invalid_credentials, or unsupported for a type or a payload that a later
+ * version may take. All in the current memory context.
  */
 extern OpdError *opd_credential_read(const char *type, const Jsonb *payload,
 									 OpdCredential *credential);
