@@ -77,7 +77,7 @@ extern const char *opd_error_name(OpdErrorCode code);
  * said, if it said something), the code as the first word of DETAIL, the hint.
  * Never returns.
  */
-extern void opd_error_throw(const OpdError *error) pg_attribute_noreturn();
+opd_noreturn extern void opd_error_throw(const OpdError *error);
 
 /* {"code","message","hint"} as a JSON value; NULL gives the JSON null. */
 extern Jsonb *opd_error_to_jsonb(const OpdError *error);

@@ -47,6 +47,13 @@ opd_mark_guc_prefix(const char *prefix)
 #endif
 }
 
+/* Before a declaration; the name and the place changed in 18. */
+#if PG_VERSION_NUM >= 180000
+#define opd_noreturn pg_noreturn
+#else
+#define opd_noreturn pg_attribute_noreturn()
+#endif
+
 /* MERGE came with 15. */
 #if PG_VERSION_NUM >= 150000
 #define OPD_HAVE_MERGE 1
