@@ -10,11 +10,17 @@
  * thread. A process that is being terminated gives its threads no time; it
  * cancels before it exits, for a bounded while.
  *
+ * libpq 17 can encrypt a cancel request. We stay with the plain one: a thread
+ * that is inside OpenSSL while its process exits would crash, and with it the
+ * customer's server; one that is in connect() or recv() does no harm. What
+ * goes over the wire is a key that can cancel this one query.
+ *
  * src/wire/pgclose.c
  *-------------------------------------------------------------------------
  */
 #include "base/opdata.h"
 
+#include "storage/fd.h"
 #include "storage/ipc.h"
 
 #include "base/limits.h"
@@ -24,39 +30,17 @@
 /* Connections of this process that are not closed yet. */
 static dlist_head open_connections = DLIST_STATIC_INIT(open_connections);
 
-/*
- * What a cancel thread works on. Since libpq 17 a cancel request is encrypted
- * like the connection it is for; before, it is always plain.
- */
-#ifdef LIBPQ_HAS_ASYNC_CANCEL
-typedef PGcancelConn CancelHandle;
-#define create_handle(pg)	PQcancelCreate(pg)
-#define free_handle(handle)	PQcancelFinish(handle)
-#define send_cancel(handle)	((void) PQcancelBlocking(handle))
-#else
-typedef PGcancel CancelHandle;
-#define create_handle(pg)	PQgetCancel(pg)
-#define free_handle(handle)	PQfreeCancel(handle)
-static void
-send_cancel(PGcancel *handle)
-{
-	char		unread[256];
-
-	(void) PQcancel(handle, unread, sizeof(unread));
-}
-#endif
-
 /* Handles to cancel one after the other; malloc'd, for a thread. */
 typedef struct CancelList
 {
 	int			n;
-	CancelHandle *handles[FLEXIBLE_ARRAY_MEMBER];
+	PGcancel   *handles[FLEXIBLE_ARRAY_MEMBER];
 } CancelList;
 
 static CancelList *
 new_cancel_list(int capacity)
 {
-	CancelList *list = malloc(offsetof(CancelList, handles) + capacity * sizeof(CancelHandle *));
+	CancelList *list = malloc(offsetof(CancelList, handles) + capacity * sizeof(PGcancel *));
 
 	if (list != NULL)
 		list->n = 0;
@@ -66,7 +50,7 @@ new_cancel_list(int capacity)
 static void
 add_cancel(CancelList *list, OpdPgConn *conn)
 {
-	CancelHandle *handle = create_handle(conn->pg);
+	PGcancel   *handle = PQgetCancel(conn->pg);
 
 	if (handle != NULL)
 		list->handles[list->n++] = handle;
@@ -76,9 +60,10 @@ static void
 cancel_all(void *data)
 {
 	CancelList *list = data;
+	char		unread[256];
 
 	for (int i = 0; i < list->n; i++)
-		send_cancel(list->handles[i]);
+		(void) PQcancel(list->handles[i], unread, sizeof(unread));
 }
 
 static void
@@ -87,7 +72,7 @@ free_cancel_list(void *data)
 	CancelList *list = data;
 
 	for (int i = 0; i < list->n; i++)
-		free_handle(list->handles[i]);
+		PQfreeCancel(list->handles[i]);
 	free(list);
 }
 
@@ -153,6 +138,7 @@ opd_pgconn_close(OpdPgConn *conn)
 	if (conn->pg != NULL)
 		PQfinish(conn->pg);
 	conn->pg = NULL;
+	ReleaseExternalFD();
 }
 
 static void
@@ -171,6 +157,10 @@ opd_pgclose_register(OpdPgConn *conn)
 		before_shmem_exit(cancel_at_exit, (Datum) 0);
 		exit_hook_installed = true;
 	}
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open a connection: %m")));
 	dlist_push_tail(&open_connections, &conn->node);
 	conn->on_reset.func = close_at_reset;
 	conn->on_reset.arg = conn;
