@@ -54,6 +54,17 @@ throw_not_found(const char *id)
 								   "List the connections with: SELECT id, status FROM opdata_connections;"));
 }
 
+/* Raise 25006 where nothing can be stored, before a source is bothered. */
+static void
+require_writing(void)
+{
+	if (!opd_sql_may_write())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("connections cannot be changed in a read-only session"),
+				 errhint("Use a session that may write, on the primary server.")));
+}
+
 static OpdConnection *
 find_connection(const char *id)
 {
@@ -153,6 +164,7 @@ opdata_store_creds(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("id, type, workspace_id and test must not be null")));
+	require_writing();
 	change.id = opd_argument_id("id", PG_GETARG_TEXT_PP(0));
 	change.name = opd_argument_name(PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2));
 	change.type = text_to_cstring(PG_GETARG_TEXT_PP(3));
@@ -300,6 +312,7 @@ opdata_delete(PG_FUNCTION_ARGS)
 	OpdJobRecord record = opd_jobs_begin("delete", id, NULL);
 	OpdJson		json;
 
+	require_writing();
 	record.workspace_id = opd_connections_delete(id);
 	if (record.workspace_id != NULL)
 		opd_jobs_write(&record);

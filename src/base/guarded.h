@@ -5,7 +5,7 @@
  *
  * The only place with a PG_TRY. What is called must be free of side effects
  * on transactions, locks and catalogs, since nothing is rolled back: parsing a
- * text is the model case.
+ * text or decrypting a value are model cases.
  *
  * src/base/guarded.h
  *-------------------------------------------------------------------------

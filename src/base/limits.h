@@ -39,7 +39,7 @@
 #define OPD_OPERATOR_MAX_BYTES	1024
 
 /* credentials */
-#define OPD_PAYLOAD_MAX_BYTES	(256 * 1024)	/* whole payload as JSON text */
+#define OPD_PAYLOAD_MAX_BYTES	(256 * 1024)	/* whole payload, as jsonb */
 #define OPD_PAYLOAD_VALUE_MAX_BYTES (64 * 1024) /* one value, a PEM bundle */
 #define OPD_NAME_MAX_CHARS		256 /* display name of a connection */
 

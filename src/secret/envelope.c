@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 
+#include "base/guarded.h"
 #include "base/sql.h"
 #include "secret/envelope.h"
 
@@ -90,40 +91,67 @@ opd_envelope_close(const OpdMasterKey *key, const OpdEnvelopeIdentity *identity,
 	return DatumGetByteaPP(sealed);
 }
 
+typedef struct Decryption
+{
+	FmgrInfo	function;
+	bytea	   *ciphertext;
+	text	   *password;
+	bytea	   *opened;
+} Decryption;
+
+static void
+decrypt(void *arg)
+{
+	Decryption *d = arg;
+
+	d->opened = DatumGetByteaPP(FunctionCall2(&d->function,
+											  PointerGetDatum(d->ciphertext),
+											  PointerGetDatum(d->password)));
+}
+
+/* The key was checked before, so it is the value that is not what it was. */
+static void
+throw_corrupt(const OpdEnvelopeIdentity *identity, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("stored %s of \"%s\" cannot be decrypted", identity->column, identity->id),
+			 errdetail_internal("internal %s", why),
+			 errhint("Store the credentials of this connection again with opdata_store_creds().")));
+}
+
 char *
 opd_envelope_open(const OpdMasterKey *key, const OpdEnvelopeIdentity *identity,
 				  bytea *ciphertext)
 {
 	Oid			arg_types[] = {BYTEAOID, TEXTOID};
-	Oid			function;
+	Decryption	d = {.ciphertext = ciphertext};
+	ErrorData  *error;
 	StringInfoData expected;
-	text	   *password;
-	bytea	   *opened;
 	char	   *plaintext = NULL;
 	int			length;
 
-	function = opd_sql_extension_function("pgcrypto", "pgp_sym_decrypt_bytea",
-										  lengthof(arg_types), arg_types);
-	password = password_of_key(key);
-	opened = DatumGetByteaPP(OidFunctionCall2(function,
-											  PointerGetDatum(ciphertext),
-											  PointerGetDatum(password)));
-	wipe_varlena((struct varlena *) password);
+	fmgr_info(opd_sql_extension_function("pgcrypto", "pgp_sym_decrypt_bytea",
+										 lengthof(arg_types), arg_types),
+			  &d.function);
+	d.password = password_of_key(key);
+	error = opd_guarded_call(decrypt, &d);
+	wipe_varlena((struct varlena *) d.password);
+	if (error != NULL && error->sqlerrcode != ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION)
+		ReThrowError(error);
+	if (error != NULL)
+		throw_corrupt(identity, "The stored value was altered.");
 
 	initStringInfo(&expected);
 	append_identity(&expected, identity);
-	length = VARSIZE_ANY_EXHDR(opened);
+	length = VARSIZE_ANY_EXHDR(d.opened);
 	if (length >= expected.len &&
-		memcmp(VARDATA_ANY(opened), expected.data, expected.len) == 0)
-		plaintext = pnstrdup(VARDATA_ANY(opened) + expected.len, length - expected.len);
-	OPENSSL_cleanse(VARDATA_ANY(opened), length);
+		memcmp(VARDATA_ANY(d.opened), expected.data, expected.len) == 0)
+		plaintext = pnstrdup(VARDATA_ANY(d.opened) + expected.len, length - expected.len);
+	OPENSSL_cleanse(VARDATA_ANY(d.opened), length);
 
 	if (plaintext == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("stored %s of \"%s\" belongs to another row", identity->column, identity->id),
-				 errdetail_internal("internal The decrypted value names another connection or workspace."),
-				 errhint("Store the credentials of this connection again with opdata_store_creds().")));
+		throw_corrupt(identity, "The stored value belongs to another connection or workspace.");
 	return plaintext;
 }
 

@@ -120,7 +120,7 @@ opd_masterkey_read(const char *path, const char *needed_id, OpdMasterKey *key)
 		opd_masterkey_wipe(key);
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("master key file \"%s\" holds another key than the stored credentials need", path),
+				 errmsg("the master key file holds another key than the stored credentials need"),
 				 errdetail_internal("secret_unavailable Key %s is needed, the file holds key %s.",
 									needed_id, found_id),
 				 errhint("Put the file with key %s back, or name it in opdata.key_file and reload.",
@@ -130,16 +130,16 @@ opd_masterkey_read(const char *path, const char *needed_id, OpdMasterKey *key)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 state == OPD_KEY_MISSING ?
-			 errmsg("master key file \"%s\" does not exist", path) :
-			 errmsg("master key file \"%s\" cannot be used", path),
+			 errmsg("the master key file does not exist") :
+			 errmsg("the master key file cannot be used"),
 			 needed_id ?
 			 errdetail_internal("secret_unavailable Key %s is needed.%s%s", needed_id,
 								problem ? " " : "", problem ? problem : "") :
 			 errdetail_internal("secret_unavailable%s%s",
 								problem ? " " : "", problem ? problem : ""),
 			 state == OPD_KEY_MISSING ?
-			 errhint("Restore the file from where you keep it; it is not recreated while encrypted rows exist.") :
-			 errhint("The file must hold the %d bytes of the key, be owned by the database user and have mode 0600.",
+			 errhint("Restore the file that opdata.key_file names; it is not made anew while encrypted rows exist.") :
+			 errhint("The file that opdata.key_file names must hold the %d bytes of the key, be owned by the database user and have mode 0600.",
 					 OPD_KEY_BYTES)));
 }
 
@@ -206,9 +206,9 @@ opd_masterkey_create(const char *path)
 		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not %s master key file \"%s\": %m", failed, path),
+				 errmsg("could not %s the master key file: %m", failed),
 				 errdetail_internal("secret_unavailable"),
-				 errhint("Make its directory writable for the database user, or set opdata.key_file and reload.")));
+				 errhint("Make the directory of opdata.key_file writable for the database user and see that there is room, or name another file and reload.")));
 	}
 
 	/* make the new name survive a crash before any row depends on it */

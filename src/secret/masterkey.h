@@ -9,7 +9,9 @@
  * the key check value.
  *
  * The key is read from the file each time it is used (a 32-byte read beside a
- * network connection) and wiped afterwards; nothing caches it.
+ * network connection) and wiped afterwards; nothing caches it. Errors do not
+ * name the file: any role that may call a function gets them, while the
+ * setting is for superusers.
  *
  * src/secret/masterkey.h
  *-------------------------------------------------------------------------

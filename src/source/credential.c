@@ -352,6 +352,8 @@ opd_credential_read(const char *type, const Jsonb *payload, OpdCredential *crede
 	credential->port = defaults->port;
 	credential->ssl_mode = defaults->ssl_mode;
 
+	if (VARSIZE(payload) > OPD_PAYLOAD_MAX_BYTES)
+		return opd_error_detail(invalid_payload(), "The payload is larger than %d bytes.", OPD_PAYLOAD_MAX_BYTES);
 	if (!opd_json_is_object(payload))
 		return opd_error_detail(invalid_payload(), "The payload is not a JSON object.");
 	if (opd_json_find(payload, "sealed", &value))
