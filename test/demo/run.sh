@@ -1,0 +1,221 @@
+#!/bin/sh
+#
+# A guided tour of opdata on two throwaway servers ("make demo").
+#
+# One server plays the customer's source, with TLS, passwords and the web shop
+# of test/demo/shop.sql; the other is the agent. Every step prints a sentence,
+# the SQL and what psql answers. Nothing is downloaded; servers and files are
+# gone at the end. A step that does not turn out as its sentence says ends the
+# tour with an error.
+
+. "$(dirname "$0")/../harness/scratch.sh"
+
+step_number=0
+password='correct horse battery'
+
+step()
+{
+	step_number=$((step_number + 1))
+	printf '\n%s. %s\n\n' "$step_number" "$1"
+}
+
+# run_sql PROMPT ARGUMENT...: show the SQL on standard input, run it by psql
+# with these arguments, show the answer. :'ca' is the certificate of the
+# source's authority.
+run_sql()
+{
+	prompt=$1
+	shift
+	sql=$(cat)
+	status=0
+	answer=$(printf '%s\n' "$sql" |
+		as_tester psql -X -q -v ON_ERROR_STOP=1 -v ca="$ca" "$@" 2>&1) || status=$?
+	indent=$(printf '%*s' $((${#prompt} + 3)) '')
+	printf '%s\n' "$sql" | sed "1s/^/$prompt=# /; 2,\$s/^/$indent/"
+	[ -z "$answer" ] || printf '%s\n' "$answer" | sed 's/^/    /; s/[ +]*$//; /^$/d'
+	return $status
+}
+
+# Over trusted sockets, as the administrator of each server. Arguments are for
+# psql; -At leaves nothing but the value.
+on_agent()
+{
+	run_sql agent -h "$scratch/agent" -p "$agent_port" -U postgres -d agent "$@"
+}
+
+on_source()
+{
+	run_sql source -h "$scratch/source" -p "$source_port" -U super -d webshop "$@"
+}
+
+fail()
+{
+	echo "$0: $1" >&2
+	exit 1
+}
+
+refused_on_agent()
+{
+	if on_agent; then
+		fail "the agent should have refused this"
+	fi
+}
+
+# The value of a query on the agent.
+ask()
+{
+	as_tester psql -X -q -At -h "$scratch/agent" -p "$agent_port" -U postgres -d agent -c "$1"
+}
+
+# expect VALUE QUERY
+expect()
+{
+	value=$(ask "$2")
+	[ "$value" = "$1" ] || fail "not \"$1\" but \"$value\": $2"
+}
+
+# Does a text stand in any file of the agent's server?
+in_files_of_agent()
+{
+	as_tester grep -rqaF -e "$1" agent agent.log
+}
+
+start_source()
+{
+	source_port=$(as_tester perl -MIO::Socket::INET -e \
+		'print IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1")->sockport')
+	as_tester test/harness/source-cluster.sh start "$scratch/source" "$source_port"
+	as_tester psql -X -q -v ON_ERROR_STOP=1 -h "$scratch/source" -p "$source_port" \
+		-U super -d postgres -f test/demo/shop.sql
+	ca=$(as_tester cat source/certs/ca.crt)
+}
+
+# Its log is told to show everything, since a step searches it.
+start_agent()
+{
+	agent_port=$source_port		# as a socket only, so that it is free
+	as_tester initdb -D agent -U postgres -A trust -E UTF8 --no-locale -N > "$scratch/initdb.log"
+	cat >> "$scratch/agent/postgresql.conf" <<-CONF
+		shared_preload_libraries = 'opdata'
+		listen_addresses = ''
+		port = $agent_port
+		unix_socket_directories = '$scratch/agent'
+		log_statement = all
+		fsync = off
+	CONF
+	as_tester pg_ctl -D agent -l agent.log -w -s start || {
+		as_tester cat agent.log >&2
+		fail "the agent's server did not start"
+	}
+	as_tester createdb -h "$scratch/agent" -p "$agent_port" -U postgres agent
+}
+
+printf '\nStarting two servers in %s: a source and an agent.\n' "$scratch"
+start_source
+start_agent
+
+step 'The agent lives in a database of yours. One line in its postgresql.conf loads the library
+   (shared_preload_libraries); this does the rest:'
+on_agent <<'SQL'
+CREATE EXTENSION opdata CASCADE;
+SQL
+
+step 'The source is a web shop with 5000 orders. Its owner makes a role that can only read:'
+on_source <<SQL
+CREATE ROLE opdata_reader LOGIN PASSWORD '$password';
+GRANT CONNECT ON DATABASE webshop TO opdata_reader;
+GRANT USAGE ON SCHEMA public TO opdata_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO opdata_reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE owner_role IN SCHEMA public
+  GRANT SELECT ON TABLES TO opdata_reader;
+SQL
+
+step 'The agent stores its credentials, having tested them. :'\''ca'\'' is the certificate of the
+   authority that signed the one of the source, as PEM text:'
+on_agent -At <<SQL
+SELECT jsonb_pretty(opdata_store_creds('webshop', jsonb_build_object(
+  'host', 'localhost', 'port', $source_port, 'database', 'webshop',
+  'username', 'opdata_reader', 'password', '$password',
+  'sslMode', 'verify-full', 'sslRootCert', :'ca')));
+SQL
+expect connected "select status from opdata_connections"
+
+step 'Later, somebody gives the role more than it needs:'
+on_source <<'SQL'
+GRANT INSERT, DELETE ON purchase TO opdata_reader;
+SQL
+
+step 'The next test tells, and says how to mend it:'
+on_agent <<'SQL'
+SELECT t->'readOnly' AS read_only, w->>'code' AS code, w->>'statement' AS statement
+FROM opdata_test('webshop') t, jsonb_array_elements(t->'warnings') w;
+SQL
+mend=$(ask "select w->>'statement' from opdata_test('webshop') t, jsonb_array_elements(t->'warnings') w")
+on_source <<SQL
+$mend
+SQL
+on_agent <<'SQL'
+SELECT opdata_test('webshop')->'readOnly' AS read_only;
+SQL
+expect true "select opdata_test('webshop')->'readOnly'"
+
+step 'A preview runs one query on the source. Here its rows are unpacked into a table:'
+on_agent <<'SQL'
+SELECT r->>0 AS customer, r->>1 AS city, r->>2 AS orders, r->>3 AS spent
+FROM jsonb_array_elements(opdata_preview('webshop', $$
+  SELECT c.name, c.city, count(*), sum(o.quantity * p.price)
+  FROM purchase o JOIN customer c ON c.id = o.customer_id JOIN product p ON p.id = o.product_id
+  GROUP BY c.id ORDER BY 4 DESC, c.id LIMIT 5
+$$)->'rows') r;
+SQL
+
+step 'More than 100 rows never come, and the result says so:'
+on_agent <<'SQL'
+SELECT p->'rowCount' AS rows, p->'truncated' AS truncated, p->'truncatedBy' AS by
+FROM opdata_preview('webshop', 'SELECT * FROM purchase') p;
+SQL
+expect 100 "select opdata_preview('webshop', 'table purchase')->'rowCount'"
+
+step 'What writes is refused, however deep it hides, and so is a second statement:'
+refused_on_agent <<'SQL'
+SELECT opdata_preview('webshop', 'WITH gone AS (DELETE FROM purchase RETURNING *) SELECT * FROM gone');
+SQL
+refused_on_agent <<'SQL'
+SELECT opdata_preview('webshop', 'SELECT 1; DROP TABLE purchase');
+SQL
+
+step 'New credentials that do not work are refused too, and the old ones stay:'
+refused_on_agent <<SQL
+SELECT opdata_store_creds('webshop', '{
+  "host": "localhost", "port": $source_port, "database": "webshop",
+  "username": "opdata_reader", "password": "wrong horse"}');
+SQL
+on_agent <<'SQL'
+SELECT opdata_test('webshop')->'ok' AS old_credentials_work;
+SQL
+expect true "select opdata_test('webshop')->'ok'"
+
+step 'In the table is ciphertext. The key is in a file; the row names it:'
+on_agent <<'SQL'
+SELECT id, key_id, left(encode(payload, 'hex'), 48) || '...' AS payload
+FROM opdata.connection;
+SQL
+
+step 'The agent'\''s log was told to show every statement. Of the one with credentials it shows this:'
+as_tester grep -m 1 'hidden by opdata' agent.log | sed 's/^/    /'
+expect "" checkpoint
+in_files_of_agent 'WITH gone AS' || fail "the log should show other statements"
+for secret in "$password" 'wrong horse'; do
+	! in_files_of_agent "$secret" || fail "\"$secret\" stands in a file of the agent's server"
+done
+printf '\n   Neither password stands in any file of the agent'\''s server, log and WAL included.\n'
+
+step 'How the agent is. It warns that its key should lie elsewhere than the data:'
+on_agent -At <<'SQL'
+SELECT jsonb_pretty(opdata_status());
+SQL
+
+as_tester pg_ctl -D agent -w -s -m fast stop
+as_tester test/harness/source-cluster.sh stop "$scratch/source"
+printf '\nThat was all. Both servers are stopped, and their files are removed.\n'
+printf 'README.md tells how to do the same with your own database.\n\n'
