@@ -100,7 +100,7 @@ on_open(void *arg, OpdError *error)
 					   "the source let the role in without checking the credential; use scram-sha-256 instead of trust in its pg_hba.conf");
 
 	conn = opd_session_conn(job->session);
-	opd_session_add_begin(job->session, "pg_catalog");
+	opd_session_add_begin(job->session, "pg_catalog, pg_temp");
 	opd_audit_add_queries(job->audit, conn);
 	opd_pgconn_add(conn, "ROLLBACK", 0, NULL, NULL, NULL);
 	opd_session_run(job->session, on_audited, job);

@@ -136,9 +136,13 @@ running_statement_is_secret(void)
 static bool
 class_quotes_no_statement(int sqlerrcode)
 {
+	/* names functions and tables that are there, and no literal */
+	if (sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		return true;
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
 		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_INVALID_TRANSACTION_STATE:
 		case ERRCODE_TRANSACTION_ROLLBACK:
 		case ERRCODE_INSUFFICIENT_RESOURCES:
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:

@@ -40,10 +40,26 @@
 #define GRANTEE "CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END"
 #define GRANTED_TO_US "(a.grantee = 0 OR a.grantee IN (SELECT oid FROM ours))"
 
+/*
+ * A privilege is revoked by the one who granted it. What the grantee handed on
+ * goes with it.
+ */
+#define REVOKED_BY_GRANTOR(owner, revoke) \
+	"format(CASE WHEN a.grantor = " owner " THEN '%2$s' ELSE 'SET ROLE %1$I; %2$s RESET ROLE;' END," \
+	" pg_get_userbyid(a.grantor), " revoke " || CASE WHEN bool_or(a.is_grantable) THEN ' CASCADE;' ELSE ';' END)"
+
 static const char *const audit_queries[] = {
-	/* attributes of the role */
-	"SELECT f.code, 'the role ' || f.what, format('ALTER ROLE %I %s;', r.rolname, f.mend)"
-	" FROM pg_roles r,"
+	/*
+	 * Attributes of the role, and of those that it can become: they are not
+	 * inherited, but set_config('role', ...) in a query takes them.
+	 */
+	WITH_OURS
+	"SELECT f.code,"
+	" CASE WHEN r.oid = me.oid THEN 'the role ' || f.what ELSE format('the role can become %I, which %s', r.rolname, f.what) END,"
+	" CASE WHEN r.oid = me.oid THEN format('ALTER ROLE %I %s;', r.rolname, f.mend) ELSE format('REVOKE %I FROM %I;', r.rolname, g.rolname) END"
+	" FROM pg_roles r JOIN ours ON ours.oid = r.oid CROSS JOIN me"
+	" LEFT JOIN (pg_auth_members am JOIN ours taker ON taker.oid = am.member JOIN pg_roles g ON g.oid = am.member)"
+	"  ON am.roleid = r.oid AND r.oid <> me.oid,"
 	" LATERAL (VALUES"
 	"  (r.rolsuper, 'role_superuser', 'is a superuser', 'NOSUPERUSER'),"
 	"  (r.rolcreaterole, 'role_createrole', 'may create roles', 'NOCREATEROLE'),"
@@ -51,17 +67,16 @@ static const char *const audit_queries[] = {
 	"  (r.rolreplication, 'role_replication', 'may replicate', 'NOREPLICATION'),"
 	"  (r.rolbypassrls, 'role_bypassrls', 'bypasses row security', 'NOBYPASSRLS')"
 	" ) AS f(applies, code, what, mend)"
-	" WHERE r.rolname = current_user AND f.applies",
+	" WHERE f.applies ORDER BY 2, 3" LIMIT_CLAUSE,
 
-	/* memberships that write */
+	/* memberships that write, one row for each way to get there */
 	WITH_OURS
-	"SELECT 'role_member', format('the role is a member of %I', r.rolname),"
-	" format('REVOKE %I FROM %I;', r.rolname, m.member_name)"
-	" FROM pg_roles r JOIN ours ON ours.oid = r.oid, me,"
-	" LATERAL (SELECT COALESCE((SELECT g.rolname FROM pg_auth_members am JOIN pg_roles g ON g.oid = am.member"
-	"   WHERE am.roleid = r.oid AND am.member IN (SELECT oid FROM ours)"
-	"   ORDER BY am.member = me.oid DESC LIMIT 1), me.rolname) AS member_name) m"
-	" WHERE r.rolname IN ('pg_write_all_data', 'pg_write_server_files', 'pg_execute_server_program')",
+	"SELECT DISTINCT 'role_member', format('the role is a member of %I', r.rolname),"
+	" format('REVOKE %I FROM %I;', r.rolname, g.rolname)"
+	" FROM pg_auth_members am JOIN pg_roles r ON r.oid = am.roleid JOIN pg_roles g ON g.oid = am.member"
+	" WHERE am.member IN (SELECT oid FROM ours)"
+	"  AND r.rolname IN ('pg_write_all_data', 'pg_write_server_files', 'pg_execute_server_program')"
+	" ORDER BY 2, 3" LIMIT_CLAUSE,
 
 	/* ownership; pinned objects of initdb have no row in pg_shdepend */
 	WITH_OURS
@@ -78,8 +93,9 @@ static const char *const audit_queries[] = {
 	"SELECT 'role_writes',"
 	" format('%s has %s on %s %I.%I', " GRANTEE ", string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type),"
 	"  CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END, n.nspname, c.relname),"
-	" format('REVOKE %s ON %s %I.%I FROM %s;', string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type),"
-	"  CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname, " GRANTEE ")"
+	REVOKED_BY_GRANTOR("c.relowner",
+					   "format('REVOKE %s ON %s %I.%I FROM %s', string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type),"
+					   "  CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname, " GRANTEE ")")
 	" FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,"
 	" LATERAL aclexplode(c.relacl) a"
 	" WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"
@@ -87,39 +103,40 @@ static const char *const audit_queries[] = {
 	"   OR (c.relkind = 'S' AND a.privilege_type = 'USAGE'))"
 	"  AND a.grantee <> c.relowner AND " GRANTED_TO_US
 	"  AND " IS_USER_SCHEMA("n.nspname")
-	" GROUP BY n.nspname, c.relname, c.relkind, a.grantee ORDER BY 2" LIMIT_CLAUSE,
+	" GROUP BY n.nspname, c.relname, c.relkind, c.relowner, a.grantee, a.grantor ORDER BY 2" LIMIT_CLAUSE,
 
 	WITH_OURS
 	"SELECT 'role_writes',"
 	" format('%s has %s on column %I of table %I.%I', " GRANTEE ", string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type),"
 	"  t.attname, n.nspname, c.relname),"
-	" format('REVOKE %s ON TABLE %I.%I FROM %s;',"
-	"  string_agg(a.privilege_type || ' (' || quote_ident(t.attname) || ')', ', ' ORDER BY a.privilege_type),"
-	"  n.nspname, c.relname, " GRANTEE ")"
+	REVOKED_BY_GRANTOR("c.relowner",
+					   "format('REVOKE %s ON TABLE %I.%I FROM %s',"
+					   "  string_agg(a.privilege_type || ' (' || quote_ident(t.attname) || ')', ', ' ORDER BY a.privilege_type),"
+					   "  n.nspname, c.relname, " GRANTEE ")")
 	" FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace,"
 	" LATERAL aclexplode(t.attacl) a"
 	" WHERE NOT t.attisdropped AND a.privilege_type IN ('INSERT', 'UPDATE')"
 	"  AND a.grantee <> c.relowner AND " GRANTED_TO_US
 	"  AND " IS_USER_SCHEMA("n.nspname")
-	" GROUP BY n.nspname, c.relname, t.attname, a.grantee ORDER BY 2" LIMIT_CLAUSE,
+	" GROUP BY n.nspname, c.relname, c.relowner, t.attname, a.grantee, a.grantor ORDER BY 2" LIMIT_CLAUSE,
 
 	/* creating in schemas */
 	WITH_OURS
 	"SELECT 'role_creates', format('%s may create in schema %I', " GRANTEE ", n.nspname),"
-	" format('REVOKE CREATE ON SCHEMA %I FROM %s;', n.nspname, " GRANTEE ")"
+	REVOKED_BY_GRANTOR("n.nspowner", "format('REVOKE CREATE ON SCHEMA %I FROM %s', n.nspname, " GRANTEE ")")
 	" FROM pg_namespace n, LATERAL aclexplode(n.nspacl) a"
 	" WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND " GRANTED_TO_US
 	"  AND " IS_USER_SCHEMA("n.nspname")
-	" ORDER BY 2" LIMIT_CLAUSE,
+	" GROUP BY n.nspname, n.nspowner, a.grantee, a.grantor ORDER BY 2" LIMIT_CLAUSE,
 
 	/* creating in the database */
 	WITH_OURS
 	"SELECT 'role_creates', format('%s may create schemas in database %I', " GRANTEE ", d.datname),"
-	" format('REVOKE CREATE ON DATABASE %I FROM %s;', d.datname, " GRANTEE ")"
+	REVOKED_BY_GRANTOR("d.datdba", "format('REVOKE CREATE ON DATABASE %I FROM %s', d.datname, " GRANTEE ")")
 	" FROM pg_database d, LATERAL aclexplode(d.datacl) a"
 	" WHERE d.datname = current_database() AND a.privilege_type = 'CREATE'"
 	"  AND a.grantee <> d.datdba AND " GRANTED_TO_US
-	" ORDER BY 2" LIMIT_CLAUSE,
+	" GROUP BY d.datname, d.datdba, a.grantee, a.grantor ORDER BY 2" LIMIT_CLAUSE,
 };
 
 typedef struct Warning

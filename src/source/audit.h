@@ -23,7 +23,7 @@ extern OpdAudit *opd_audit_new(void);
 
 /*
  * Add the audit's queries to a batch, inside a read-only transaction whose
- * search_path is pg_catalog. The audit is filled when the batch is done.
+ * search_path is pg_catalog, pg_temp. The audit is filled when the batch is done.
  */
 extern void opd_audit_add_queries(OpdAudit *audit, OpdPgConn *conn);
 

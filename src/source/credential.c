@@ -98,16 +98,18 @@ opd_credential_set_host(OpdCredential *credential, const char *key, const char *
 	if (length == 0 || length > 1024)
 		return opd_credential_invalid(key, "holds no usable host.");
 
-	/* a list, or an abstract socket, would reach what the rules did not see */
-	for (size_t i = 0; i < length; i++)
+	if (value[0] == '/')
 	{
-		unsigned char c = value[i];
-
-		if (isspace(c) || iscntrl(c) || c == ',' || c == '@')
-			return opd_credential_invalid(key, "holds a host with a character that no single host name has.");
-		if (c == '/' && value[0] != '/')
-			return opd_credential_invalid(key, "holds a host with a slash in it.");
+		for (size_t i = 0; i < length; i++)
+		{
+			if (iscntrl((unsigned char) value[i]) || value[i] == ',')
+				return opd_credential_invalid(key, "holds a socket directory with a comma or a control character.");
+		}
 	}
+
+	/* a list, or an abstract socket, would reach what the rules did not see */
+	else if (strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:_%-") < length)
+		return opd_credential_invalid(key, "holds a host with a character that no host name or address has.");
 	credential->host = pnstrdup(value, length);
 	return NULL;
 }
@@ -149,6 +151,15 @@ opd_credential_is_socket(const OpdCredential *credential)
 	return credential->host[0] == '/';
 }
 
+/* {"secretRef": ...} */
+static bool
+is_secret_reference(const JsonbValue *value)
+{
+	return value->type == jbvBinary &&
+		JsonContainerIsObject(value->val.binary.data) &&
+		getKeyJsonValueFromContainer(value->val.binary.data, "secretRef", strlen("secretRef"), NULL) != NULL;
+}
+
 /*
  * Text of a member, or NULL with *error NULL when there is none (a JSON null
  * or an empty string counts as none).
@@ -161,7 +172,7 @@ get_text(const Jsonb *payload, const char *key, OpdError **error)
 	*error = NULL;
 	if (!opd_json_find(payload, key, &value) || value.type == jbvNull)
 		return NULL;
-	if (value.type == jbvBinary)
+	if (is_secret_reference(&value))
 	{
 		*error = opd_error_new(OPD_UNSUPPORTED, "this version of opdata takes no secret references");
 		opd_error_detail(*error, "Key \"%s\" holds an object.", key);
@@ -233,8 +244,10 @@ read_port(const Jsonb *payload, OpdCredential *credential)
 												   NumericGetDatum(value.val.numeric)));
 	else
 		text = get_text(payload, "port", &error);
+	if (error != NULL)
+		return opd_credential_invalid("port", "is neither a number nor a string.");
 	if (text == NULL)
-		return error;
+		return NULL;
 	return opd_credential_set_port(credential, "port", text);
 }
 

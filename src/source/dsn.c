@@ -47,19 +47,26 @@ set_connect_timeout(OpdCredential *credential, const char *value)
 }
 
 /*
- * "system" stands for the system's trust store, which is what we use anyway
- * where no CA is given. Any other value is the name of a file here.
+ * "system" stands for the system's trust store, and for a server whose name
+ * was verified: libpq takes it with verify-full alone, which is its default
+ * then. Any other value is the name of a file here.
  */
 static OpdError *
-set_root_cert(const char *value)
+set_root_cert(OpdCredential *credential, const char *value, const char *ssl_mode)
 {
 	if (strcmp(value, "system") == 0)
+	{
+		if (ssl_mode != NULL && strcmp(ssl_mode, "verify-full") != 0)
+			return opd_credential_invalid(DSN_KEY, "holds sslrootcert=system, which goes with sslmode=verify-full only.");
+		credential->ssl_mode = "verify-full";
 		return NULL;
+	}
 	return opd_credential_invalid(DSN_KEY, "names a certificate file; give the certificate itself (PEM) as sslRootCert beside the dsn.");
 }
 
 static OpdError *
-set_parameter(OpdCredential *credential, const char *keyword, const char *value)
+set_parameter(OpdCredential *credential, const char *keyword, const char *value,
+			  const char *ssl_mode)
 {
 	if (strcmp(keyword, "host") == 0)
 		return opd_credential_set_host(credential, DSN_KEY, value);
@@ -68,7 +75,7 @@ set_parameter(OpdCredential *credential, const char *keyword, const char *value)
 	if (strcmp(keyword, "sslmode") == 0)
 		return opd_credential_set_ssl_mode(credential, DSN_KEY, value);
 	if (strcmp(keyword, "sslrootcert") == 0)
-		return set_root_cert(value);
+		return set_root_cert(credential, value, ssl_mode);
 	if (strcmp(keyword, "options") == 0)
 		return set_options(credential, value);
 	if (strcmp(keyword, "connect_timeout") == 0)
@@ -92,11 +99,18 @@ opd_dsn_read(const char *dsn, OpdCredential *credential)
 {
 	char	   *unread = NULL;
 	PQconninfoOption *options = PQconninfoParse(dsn, &unread);
+	const char *ssl_mode = NULL;	/* as given */
 	OpdError   *error = NULL;
 
 	PQfreemem(unread);
 	if (options == NULL)
 		return opd_credential_invalid(DSN_KEY, "is neither a postgresql:// URL nor a key/value connection string.");
+
+	for (PQconninfoOption *o = options; o->keyword != NULL; o++)
+	{
+		if (strcmp(o->keyword, "sslmode") == 0)
+			ssl_mode = o->val;
+	}
 
 	/*
 	 * Nothing below raises but for want of memory, which costs the options
@@ -105,7 +119,7 @@ opd_dsn_read(const char *dsn, OpdCredential *credential)
 	for (PQconninfoOption *o = options; o->keyword != NULL && error == NULL; o++)
 	{
 		if (o->val != NULL && o->val[0] != '\0')
-			error = set_parameter(credential, o->keyword, o->val);
+			error = set_parameter(credential, o->keyword, o->val, ssl_mode);
 	}
 	PQconninfoFree(options);
 	return error;

@@ -234,8 +234,8 @@ on_certificate_known(void *arg, OpdError *error)
 /*
  * Did the server look at a credential? If it asked for a password, yes. If we
  * have a client certificate, ask the server what it made of it: since
- * PostgreSQL 16 it says how it authenticated us, before, whether it verified a
- * certificate. CockroachDB, known by a parameter that it alone reports, has no
+ * PostgreSQL 16 it says how it authenticated us; before, it tells the name in
+ * the certificate that it verified, which must be the role's. CockroachDB, known by a parameter that it alone reports, has no
  * way to let a TLS connection in without one.
  */
 static void
@@ -260,13 +260,14 @@ check_credential(OpdSession *session)
 	}
 	opd_pgconn_add(conn, opd_pgconn_server_version(conn) >= 160000 ?
 				   "SELECT COALESCE(pg_catalog.starts_with(SYSTEM_USER, 'cert:'), false)" :
-				   "SELECT client_dn IS NOT NULL FROM pg_catalog.pg_stat_ssl"
+				   "SELECT pg_catalog.strpos(client_dn, '/CN=' OPERATOR(pg_catalog.||) SESSION_USER) OPERATOR(pg_catalog.>) 0"
+				   " FROM pg_catalog.pg_stat_ssl"
 				   " WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()",
 				   0, NULL, on_certificate_fact, session);
 	opd_pgconn_run(conn, on_certificate_known, session);
 }
 
-/* What the same server says to a connection with TLS, without a credential. */
+/* What the same server says to a connection with TLS, without a password. */
 static void
 on_probed(void *arg, OpdError *error)
 {
@@ -291,6 +292,8 @@ probe_tls(OpdSession *session, OpdError *error)
 
 	session->first_error = error;
 	probe.sslmode = "require";
+	probe.sslcert = memory_file("sslcert", session->credential->ssl_cert);
+	probe.sslkey = memory_file("sslkey", session->credential->ssl_key);
 	probe.password = NULL;
 	session->conn = opd_pgconn_open(session->loop, &probe, on_probed, session);
 }

@@ -135,8 +135,7 @@ opd_connections_put(const OpdConnectionChange *change, const char *key_file)
 		" ON CONFLICT (id) DO UPDATE SET type = excluded.type, name = COALESCE($4, c.name),"
 		"  key_id = excluded.key_id, payload = excluded.payload,"
 		"  safe_metadata = excluded.safe_metadata, status = excluded.status,"
-		"  last_tested_at = CASE WHEN $9 THEN now() ELSE c.last_tested_at END,"
-		"  last_error = NULL, updated_at = now()"
+		"  last_tested_at = excluded.last_tested_at, last_error = NULL, updated_at = now()"
 		" WHERE c.workspace_id = excluded.workspace_id"
 		" RETURNING name",
 		.n_args = 9,

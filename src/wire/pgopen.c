@@ -168,7 +168,7 @@ login_refused(const OpdPgConn *conn, const char *sqlstate)
 	{
 		error = opd_error_new(OPD_AUTHENTICATION_FAILED,
 							  "the source refused the credentials of role \"%s\"", user);
-		opd_error_hint(error, "Try the same credentials with psql from the agent's host; check that the role has LOGIN and that pg_hba.conf of the source lets it in from there.");
+		opd_error_hint(error, "Try the same credentials with psql from the agent's host; check that the role has LOGIN, and that pg_hba.conf of the source lets it in from there, by a password or by the client certificate given.");
 	}
 	else if (strcmp(sqlstate, "3D000") == 0)
 	{
@@ -343,9 +343,10 @@ opd_pgopen_continue(OpdPgConn *conn, int events)
 		fail(conn, opd_error_new(OPD_INTERNAL, "out of memory"));
 		return;
 	}
+	opd_tlswatch_before_step(&conn->tls);
 	step = PQconnectPoll(conn->pg);
+	opd_tlswatch_after_step(&conn->tls);
 	environ = saved_environment;
-	opd_tlswatch_attach(&conn->tls, conn->pg);
 
 	if (step == PGRES_POLLING_OK)
 		opened(conn);

@@ -16,16 +16,15 @@
 
 #include "wire/tlswatch.h"
 
-/* Slot of an SSL object that leads back to its OpdTlsWatch. */
-static int
-watch_slot(void)
-{
-	static int	slot = -1;
+/*
+ * The watch whose SSL object libpq is about to make. One step of libpq makes
+ * the object and begins the handshake; when the source is quick the same step
+ * gets to the end of it, and frees the object if it failed. So we must be
+ * there from the start, not after the step.
+ */
+static OpdTlsWatch *expecting;
 
-	if (slot < 0)
-		slot = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
-	return slot;
-}
+static int	watch_slot(void);
 
 static void
 on_info(const SSL *ssl, int where, int value)
@@ -37,40 +36,59 @@ on_info(const SSL *ssl, int where, int value)
 		watch->alert = value & 0xff;
 }
 
-/* Same verdict as libpq's own callback, which keeps OpenSSL's; we only note. */
-static int
-on_verify(int ok, X509_STORE_CTX *store)
+/* OpenSSL has made an SSL object: CRYPTO_EX_new, see CRYPTO_get_ex_new_index(3). */
+static void
+on_new(void *parent, void *ptr, CRYPTO_EX_DATA *data, int slot, long argl, void *argp)
 {
-	SSL		   *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
-	OpdTlsWatch *watch = ssl ? SSL_get_ex_data(ssl, watch_slot()) : NULL;
-	X509	   *certificate = X509_STORE_CTX_get_current_cert(store);
+	SSL		   *ssl = parent;
 
-	if (!ok && watch != NULL)
-	{
-		watch->verify_error = X509_STORE_CTX_get_error(store);
-		if (certificate != NULL)
-			X509_NAME_oneline(X509_get_issuer_name(certificate),
-							  watch->issuer, sizeof(watch->issuer));
-	}
-	return ok;
+	if (expecting == NULL || SSL_up_ref(ssl) != 1)
+		return;
+	expecting->ssl = ssl;
+	expecting->alert = -1;
+	expecting->verify_error = X509_V_OK;
+	CRYPTO_set_ex_data(data, slot, expecting);
+	SSL_set_info_callback(ssl, on_info);
+	expecting = NULL;
+}
+
+/* Slot of an SSL object that leads back to its OpdTlsWatch. */
+static int
+watch_slot(void)
+{
+	static int	slot = -1;
+
+	if (slot < 0)
+		slot = SSL_get_ex_new_index(0, NULL, on_new, NULL, NULL);
+	return slot;
 }
 
 void
-opd_tlswatch_attach(OpdTlsWatch *watch, PGconn *conn)
+opd_tlswatch_before_step(OpdTlsWatch *watch)
 {
-	SSL		   *ssl;
+	(void) watch_slot();
+	expecting = watch->ssl == NULL ? watch : NULL;
+}
 
-	if (watch->ssl != NULL)
-		return;
-	ssl = PQsslStruct(conn, "OpenSSL");
-	if (ssl == NULL || SSL_up_ref(ssl) != 1)
-		return;
-	watch->ssl = ssl;
-	watch->alert = -1;
-	watch->verify_error = X509_V_OK;
-	SSL_set_ex_data(ssl, watch_slot(), watch);
-	SSL_set_info_callback(ssl, on_info);
-	SSL_set_verify(ssl, SSL_get_verify_mode(ssl), on_verify);
+/* The verdict on the server's certificate stays with the SSL object. */
+static void
+note_verdict(OpdTlsWatch *watch)
+{
+	STACK_OF(X509) *chain = SSL_get0_verified_chain(watch->ssl);
+	int			n = chain != NULL ? sk_X509_num(chain) : 0;
+
+	watch->verify_error = SSL_get_verify_result(watch->ssl);
+	if (watch->verify_error != X509_V_OK && n > 0)
+		X509_NAME_oneline(X509_get_issuer_name(sk_X509_value(chain, n - 1)),
+						  watch->issuer, sizeof(watch->issuer));
+}
+
+void
+opd_tlswatch_after_step(OpdTlsWatch *watch)
+{
+	expecting = NULL;
+	if (watch->ssl != NULL && SSL_get_verify_mode(watch->ssl) != SSL_VERIFY_NONE)
+		note_verdict(watch);
 }
 
 void

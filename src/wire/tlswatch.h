@@ -14,7 +14,6 @@
 #ifndef OPD_TLSWATCH_H
 #define OPD_TLSWATCH_H
 
-#include <libpq-fe.h>
 #include <openssl/ssl.h>
 
 /* Zero it before use; lives as long as its connection. */
@@ -27,10 +26,11 @@ typedef struct OpdTlsWatch
 } OpdTlsWatch;
 
 /*
- * Attach to a connection that is in its TLS handshake; does nothing before
- * the handshake began or when attached already. Never throws.
+ * To be called right before and right after each step of libpq that may begin
+ * or carry on the TLS handshake. Never throw.
  */
-extern void opd_tlswatch_attach(OpdTlsWatch *watch, PGconn *conn);
+extern void opd_tlswatch_before_step(OpdTlsWatch *watch);
+extern void opd_tlswatch_after_step(OpdTlsWatch *watch);
 
 /* Let go; safe to call when never attached. */
 extern void opd_tlswatch_detach(OpdTlsWatch *watch);

@@ -130,6 +130,7 @@ ROLLBACK;
 SELECT id, status FROM opdata_connections;
 DROP EXTENSION opdata;
 -- somebody else's schema "opdata" is not taken over
+\set SHOW_CONTEXT never
 CREATE SCHEMA opdata;
 CREATE EXTENSION opdata;
 -- unless it is named
@@ -163,6 +164,7 @@ DROP OWNED BY maker;
 DROP ROLE maker;
 
 -- databases in another encoding than UTF-8 are refused, and told what to do
+\set SHOW_CONTEXT never
 CREATE DATABASE opdata_test_latin1 TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C';
 CREATE DATABASE opdata_test_ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C';
 \connect -reuse-previous=on "dbname=opdata_test_latin1"
