@@ -144,6 +144,39 @@ opd_masterkey_read(const char *path, const char *needed_id, OpdMasterKey *key)
 }
 
 /*
+ * Write a file that only we can read, and make it durable. Returns NULL, or
+ * what failed, with errno set.
+ */
+static const char *
+write_private_file(const char *path, const void *bytes, size_t length)
+{
+	const char *failed = NULL;
+	int			save_errno = 0;
+	int			fd;
+
+	fd = OpenTransientFilePerm(path, O_WRONLY | O_CREAT | O_EXCL | PG_BINARY,
+							   S_IRUSR | S_IWUSR);
+	if (fd < 0)
+		return "create";
+
+	errno = 0;
+	if (write(fd, bytes, length) != (ssize_t) length)
+	{
+		/* a short write without errno means that the disk is full */
+		if (errno == 0)
+			errno = ENOSPC;
+		failed = "write";
+	}
+	else if (pg_fsync(fd) != 0)
+		failed = "fsync";
+	save_errno = errno;
+	if (CloseTransientFile(fd) != 0 && failed == NULL)
+		return "close";
+	errno = save_errno;
+	return failed;
+}
+
+/*
  * The key is written to a temporary file and linked to its name: link() fails
  * when the name exists, so that of two creators one wins and a reader never
  * sees half a key.
@@ -154,9 +187,8 @@ opd_masterkey_create(const char *path)
 	OpdMasterKey key;
 	char		temp_path[MAXPGPATH];
 	char		directory[MAXPGPATH];
-	int			fd;
-	int			save_errno = 0;
-	const char *failed = NULL;
+	const char *failed;
+	int			save_errno;
 
 	if (!pg_strong_random(key.bytes, OPD_KEY_BYTES))
 		ereport(ERROR,
@@ -166,40 +198,12 @@ opd_masterkey_create(const char *path)
 	/* a file of that name is what an earlier process of our pid left behind */
 	snprintf(temp_path, sizeof(temp_path), "%s.%d.tmp", path, MyProcPid);
 	(void) unlink(temp_path);
-	fd = OpenTransientFilePerm(temp_path, O_WRONLY | O_CREAT | O_EXCL | PG_BINARY,
-							   S_IRUSR | S_IWUSR);
-	if (fd < 0)
-	{
-		save_errno = errno;
-		failed = "create";
-	}
-	else
-	{
-		errno = 0;
-		if (write(fd, key.bytes, OPD_KEY_BYTES) != OPD_KEY_BYTES)
-		{
-			/* a short write without errno means that the disk is full */
-			save_errno = errno ? errno : ENOSPC;
-			failed = "write";
-		}
-		else if (pg_fsync(fd) != 0)
-		{
-			save_errno = errno;
-			failed = "fsync";
-		}
-		if (CloseTransientFile(fd) != 0 && failed == NULL)
-		{
-			save_errno = errno;
-			failed = "close";
-		}
-		if (failed == NULL && link(temp_path, path) != 0 && errno != EEXIST)
-		{
-			save_errno = errno;
-			failed = "link";
-		}
-		(void) unlink(temp_path);
-	}
+	failed = write_private_file(temp_path, key.bytes, OPD_KEY_BYTES);
 	opd_masterkey_wipe(&key);
+	if (failed == NULL && link(temp_path, path) != 0 && errno != EEXIST)
+		failed = "link";
+	save_errno = errno;
+	(void) unlink(temp_path);
 
 	if (failed != NULL)
 	{
