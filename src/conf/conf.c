@@ -21,6 +21,9 @@ static char *conf_allowed_hosts;
 static bool conf_allow_local_sockets;
 static char *conf_key_file;
 
+/* Did a check hook refuse a value while the settings were being defined? */
+static bool refused_a_value;
+
 static bool
 check_allowed_hosts(char **newval, void **extra, GucSource source)
 {
@@ -28,6 +31,7 @@ check_allowed_hosts(char **newval, void **extra, GucSource source)
 
 	if (bad == NULL)
 		return true;
+	refused_a_value = true;
 	GUC_check_errdetail("\"%s\" is no host name, \"*.suffix\", address or CIDR block.", bad);
 	GUC_check_errhint("Separate entries by commas, as in: *.db.example, 10.0.0.0/8, fd00::/8");
 	return false;
@@ -54,6 +58,16 @@ opd_conf_define(void)
 							   GUC_SUPERUSER_ONLY,
 							   check_allowed_hosts, NULL, NULL);
 
+	/*
+	 * A value that stood in postgresql.conf before we were loaded is only
+	 * warned about and replaced by the default, which allows everything.
+	 */
+	if (refused_a_value)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("opdata.allowed_hosts is malformed"),
+				 errhint("The warning before this names the entry. Correct it and start the server again.")));
+
 	DefineCustomBoolVariable("opdata.allow_local_sockets",
 							 "Allows a connection's host to be a Unix-socket directory.",
 							 NULL,
@@ -78,9 +92,12 @@ opd_conf_define(void)
 char *
 opd_conf_key_file(void)
 {
-	if (is_absolute_path(conf_key_file))
-		return pstrdup(conf_key_file);
-	return psprintf("%s/%s", DataDir, conf_key_file);
+	char	   *path = is_absolute_path(conf_key_file) ? pstrdup(conf_key_file) :
+		psprintf("%s/%s", DataDir, conf_key_file);
+
+	/* in one spelling, so that it can be compared with the data directory */
+	canonicalize_path(path);
+	return path;
 }
 
 OpdHostPolicy

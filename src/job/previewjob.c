@@ -35,6 +35,7 @@ typedef struct PreviewJob
 	double		started_ms;
 
 	OpdError   *description_error;	/* found while looking at the description */
+	OpdError   *failure;		/* kept while the transaction is rolled back */
 	int			n_columns;
 	PGresult   *description;	/* copy; freed by free_description */
 	MemoryContextCallback free_description;
@@ -89,6 +90,31 @@ explain(PreviewJob *job, OpdError *error)
 }
 
 static void
+on_rolled_back(void *arg, OpdError *error)
+{
+	PreviewJob *job = arg;
+
+	finish(job, job->failure);
+}
+
+/*
+ * The statement failed. A source that still listens gets its ROLLBACK, so that
+ * a pooler can go on using the server connection.
+ */
+static void
+fail(PreviewJob *job, OpdError *error)
+{
+	job->failure = explain(job, error);
+	if (strncmp(error->sqlstate, "08", 2) == 0 || error->code == OPD_QUERY_TIMEOUT)
+	{
+		finish(job, job->failure);
+		return;
+	}
+	opd_pgconn_add(opd_session_conn(job->session), "ROLLBACK", 0, NULL, NULL, NULL);
+	opd_session_run(job->session, on_rolled_back, job);
+}
+
+static void
 begin_rows(PreviewJob *job)
 {
 	job->rows = opd_previewrows_new(job->description, job->type_names);
@@ -116,8 +142,15 @@ on_rows(void *arg, OpdError *error)
 		error->message = psprintf("the statement failed on the source (SQLSTATE %s)", error->sqlstate);
 	}
 	if (error == NULL && job->rows == NULL)
+	{
 		error = opd_error_new(OPD_QUERY_FAILED, "the source did not keep to its own description of the statement");
-	finish(job, error ? explain(job, error) : NULL);
+		finish(job, error);
+		return;
+	}
+	if (error != NULL)
+		fail(job, error);
+	else
+		finish(job, NULL);
 }
 
 /* The source's names of the types, one row of them. */
@@ -194,7 +227,7 @@ on_described(void *arg, OpdError *error)
 		error = opd_error_new(OPD_QUERY_FAILED, "the source did not describe the statement");
 	if (error != NULL)
 	{
-		finish(job, explain(job, error));
+		fail(job, error);
 		return;
 	}
 

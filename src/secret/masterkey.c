@@ -69,7 +69,9 @@ opd_masterkey_look(const char *path, OpdMasterKey *key, char **problem)
 	int			fd;
 
 	*problem = NULL;
-	fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+
+	/* O_NONBLOCK: a named pipe would make open() wait for a writer */
+	fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY);
 	if (fd < 0)
 	{
 		if (errno == ENOENT)
@@ -177,6 +179,30 @@ write_private_file(const char *path, const void *bytes, size_t length)
 }
 
 /*
+ * Make a new name in a directory durable. Not by fsync_fname(), which may
+ * PANIC. Some file systems cannot do it for a directory, which is no fault.
+ */
+static bool
+sync_directory_of(const char *path)
+{
+	char		directory[MAXPGPATH];
+	int			fd;
+	int			save_errno;
+	bool		ok;
+
+	strlcpy(directory, path, sizeof(directory));
+	get_parent_directory(directory);
+	fd = OpenTransientFile(directory, O_RDONLY | PG_BINARY);
+	if (fd < 0)
+		return false;
+	ok = pg_fsync(fd) == 0 || errno == EBADF || errno == EINVAL;
+	save_errno = errno;
+	CloseTransientFile(fd);
+	errno = save_errno;
+	return ok;
+}
+
+/*
  * The key is written to a temporary file and linked to its name: link() fails
  * when the name exists, so that of two creators one wins and a reader never
  * sees half a key.
@@ -186,7 +212,6 @@ opd_masterkey_create(const char *path)
 {
 	OpdMasterKey key;
 	char		temp_path[MAXPGPATH];
-	char		directory[MAXPGPATH];
 	const char *failed;
 	int			save_errno;
 
@@ -204,22 +229,18 @@ opd_masterkey_create(const char *path)
 		failed = "link";
 	save_errno = errno;
 	(void) unlink(temp_path);
+	errno = save_errno;
+
+	/* the name must survive a crash before any row depends on the key */
+	if (failed == NULL && !sync_directory_of(path))
+		failed = "sync the directory of";
 
 	if (failed != NULL)
-	{
-		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not %s the master key file: %m", failed),
 				 errdetail_internal("secret_unavailable"),
 				 errhint("Make the directory of opdata.key_file writable for the database user and see that there is room, or name another file and reload.")));
-	}
-
-	/* make the new name survive a crash before any row depends on it */
-	strlcpy(directory, path, sizeof(directory));
-	get_parent_directory(directory);
-	fsync_fname(path, false);
-	fsync_fname(directory, true);
 }
 
 void

@@ -52,6 +52,31 @@ names_credential_function(const char *sql)
 	return false;
 }
 
+/* Comments nest in SQL. */
+static const char *
+skip_block_comment(const char *p)
+{
+	int			depth = 0;
+
+	while (*p != '\0')
+	{
+		if (p[0] == '/' && p[1] == '*')
+		{
+			depth++;
+			p += 2;
+		}
+		else if (p[0] == '*' && p[1] == '/')
+		{
+			p += 2;
+			if (--depth == 0)
+				break;
+		}
+		else
+			p++;
+	}
+	return p;
+}
+
 static const char *
 skip_space_and_comments(const char *p)
 {
@@ -61,8 +86,8 @@ skip_space_and_comments(const char *p)
 			p++;
 		else if (p[0] == '-' && p[1] == '-')
 			p += strcspn(p, "\n");
-		else if (p[0] == '/' && p[1] == '*' && strstr(p + 2, "*/") != NULL)
-			p = strstr(p + 2, "*/") + 2;
+		else if (p[0] == '/' && p[1] == '*')
+			p = skip_block_comment(p);
 		else
 			return p;
 	}
@@ -107,7 +132,11 @@ executes_credential_function(const char *sql)
 		PreparedStatement *prepared;
 
 		p += strlen("execute");
-		if (!read_identifier(skip_space_and_comments(p), name))
+		p = skip_space_and_comments(p);
+		/* a name in Unicode escapes is not decoded here, so not trusted */
+		if (pg_strncasecmp(p, "U&\"", 3) == 0)
+			return true;
+		if (!read_identifier(p, name))
 			continue;
 		prepared = FetchPreparedStatement(name, false);
 		if (prepared != NULL &&
@@ -206,6 +235,9 @@ redact(ErrorData *edata)
 	edata->internalpos = 0;
 	edata->detail_log = NULL;
 
+	/* a client quotes the line of its statement that this points at */
+	edata->cursorpos = 0;
+
 	/* our own texts never quote input */
 	if (ours)
 		return;
@@ -218,13 +250,24 @@ redact(ErrorData *edata)
 }
 
 /*
- * The statement that runs here is harmless, yet a line about another backend
- * may quote what that one was running (deadlock reports, and the postmaster's
- * "Failed process was running").
+ * The statement that runs here is harmless, yet a line may quote another one:
+ * that of another backend (deadlock reports, and the postmaster's "Failed
+ * process was running"), or that of a portal which ends now, by COMMIT or by
+ * the next statement, and is reported by auto_explain. Errors of this
+ * statement quote no other, even if they name a function.
  */
 static void
 redact_quoted(ErrorData *edata)
 {
+	if (edata->elevel != LOG && edata->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+		return;
+	if (edata->elevel == LOG && edata->message != NULL &&
+		names_credential_function(edata->message))
+	{
+		hide_log_message(edata);
+		edata->detail = NULL;
+		edata->context = NULL;
+	}
 	if (edata->detail != NULL && names_credential_function(edata->detail))
 		replace_text(edata, &edata->detail, hidden_statement);
 	if (edata->detail_log != NULL && names_credential_function(edata->detail_log))

@@ -78,7 +78,16 @@ tell(OpdSession *session, OpdError *error)
 static OpdError *
 connect_timeout_error(const OpdSession *session)
 {
-	OpdError   *error = opd_error_new(OPD_TIMEOUT, "the source did not answer in time while connecting");
+	OpdError   *error;
+
+	if (session->n_addresses == 0)
+	{
+		error = opd_error_new(OPD_TIMEOUT, "host name \"%s\" was not resolved in time",
+							  session->credential->host);
+		return opd_error_hint(error, "Check the name service on the agent's host: getent hosts %s",
+							  session->credential->host);
+	}
+	error = opd_error_new(OPD_TIMEOUT, "the source did not answer in time while connecting");
 
 	return opd_error_hint(error, "Check the network path from the agent's host to %s port %d; a firewall that drops packets looks like this.",
 						  session->credential->host, session->credential->port);
@@ -235,8 +244,9 @@ on_certificate_known(void *arg, OpdError *error)
  * Did the server look at a credential? If it asked for a password, yes. If we
  * have a client certificate, ask the server what it made of it: since
  * PostgreSQL 16 it says how it authenticated us; before, it tells the name in
- * the certificate that it verified, which must be the role's. CockroachDB, known by a parameter that it alone reports, has no
- * way to let a TLS connection in without one.
+ * the certificate that it verified, which must be the role's. CockroachDB,
+ * known by a parameter that it alone reports, tells neither; it admits a
+ * certificate by its default rules, which is taken for checked.
  */
 static void
 check_credential(OpdSession *session)

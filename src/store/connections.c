@@ -106,15 +106,15 @@ key_for_writing(const char *key_file, OpdMasterKey *key)
 	};
 	char	   *needed = NULL;
 	char	   *problem;
+	OpdKeyState state = opd_masterkey_look(key_file, key, &problem);
 
-	if (opd_masterkey_look(key_file, key, &problem) == OPD_KEY_MISSING)
-	{
-		(void) opd_sql_run(&lock, NULL, NULL);
-		needed = other_key_needed("");
-		if (needed == NULL)
-			opd_masterkey_create(key_file);
-	}
 	opd_masterkey_wipe(key);
+	if (state == OPD_KEY_MISSING)
+		(void) opd_sql_run(&lock, NULL, NULL);
+	if (state != OPD_KEY_PRESENT)
+		needed = other_key_needed("");
+	if (state == OPD_KEY_MISSING && needed == NULL)
+		opd_masterkey_create(key_file);
 
 	opd_masterkey_read(key_file, needed, key);
 	needed = other_key_needed(key->id);

@@ -32,11 +32,30 @@ typedef struct Entry
 	int			n_bits;
 } Entry;
 
+/*
+ * A host name, perhaps with a final dot. One whose last label is a number is a
+ * mistyped address: no domain ends so (RFC 3696 section 2).
+ */
 static bool
 is_name(const char *text)
 {
-	return text[0] != '\0' &&
-		strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") == strlen(text);
+	static const char others[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+	size_t		length = strlen(text);
+	const char *label = text;
+
+	if (length > 0 && text[length - 1] == '.')
+		length--;
+	for (const char *p = text; p < text + length; p++)
+	{
+		if (*p == '.' && p == label)
+			return false;
+		if (*p == '.')
+			label = p + 1;
+		else if (*p != '.' && strchr(others, *p) == NULL)
+			return false;
+	}
+	return label < text + length &&
+		strspn(label, "0123456789") < (size_t) (text + length - label);
 }
 
 /* An address, or an address and a prefix length. */
@@ -93,7 +112,9 @@ next_entry(const char **list, Entry *entry)
 	memcpy(entry->text, p, length);
 	entry->text[length] = '\0';
 
-	if (strcmp(entry->text, "*") == 0)
+	if (end - p > ENTRY_MAX_CHARS)
+		entry->kind = ENTRY_BAD;
+	else if (strcmp(entry->text, "*") == 0)
 		entry->kind = ENTRY_ANY;
 	else if (read_block(entry))
 		entry->kind = ENTRY_BLOCK;
@@ -139,6 +160,8 @@ has_suffix(const char *host, const char *suffix)
 
 	if (host_length > 0 && host[host_length - 1] == '.')
 		host_length--;
+	if (suffix_length > 0 && suffix[suffix_length - 1] == '.')
+		suffix_length--;
 	return host_length > suffix_length &&
 		same_name(host + host_length - suffix_length, suffix_length, suffix, suffix_length);
 }
@@ -157,6 +180,9 @@ entry_allows(const Entry *entry, const char *host, const OpdNetAddr *address)
 		case ENTRY_SUFFIX:
 			return !link_local && has_suffix(host, entry->text);
 		case ENTRY_BLOCK:
+			/* a block of everything, or nearly, does not list link-local */
+			if (link_local && !opd_netaddr_is_link_local(&entry->block))
+				return false;
 			return opd_netaddr_in_block(address, &entry->block, entry->n_bits);
 		case ENTRY_BAD:
 			break;

@@ -40,7 +40,13 @@ opd_pgbatch_error(const PGresult *result)
 		return opd_error_hint(error, "Look at the source's own log for the reason, then try again.");
 	}
 
-	if (strcmp(sqlstate, "42501") == 0)
+	if (strncmp(sqlstate, "08", 2) == 0)
+	{
+		/* a pooler takes the sign-in before it has a connection to the source */
+		error = opd_error_new(OPD_CONNECTION_REFUSED, "no connection to the source was to be had (SQLSTATE %s)", sqlstate);
+		opd_error_hint(error, "Look at the log of the source, or of the pooler before it: its pool may be full, or the server behind it down.");
+	}
+	else if (strcmp(sqlstate, "42501") == 0)
 		error = opd_error_new(OPD_PERMISSION_DENIED, "permission denied by the source");
 	else if (strcmp(sqlstate, "25006") == 0)
 	{

@@ -13,7 +13,6 @@
  */
 #include "base/opdata.h"
 
-#include <ctype.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -126,27 +125,25 @@ ignore_notice(void *arg, const PGresult *result)
 }
 
 /*
- * The SQLSTATE of a refused login. libpq has no call for it; in the verbosity
- * that we set, a server's error is printed as "<severity>:  <SQLSTATE>".
+ * The SQLSTATE of a refused login, and the server's words. libpq has no call
+ * for it; in the verbosity that we set, a server's error is printed as
+ * "<severity>:  <SQLSTATE>: <words>". NULL when it is none.
  */
-static bool
-find_sqlstate(const char *message, char sqlstate[6])
+static const char *
+find_server_error(const char *message, char sqlstate[6])
 {
-	size_t		length = strlen(message);
-
-	while (length > 0 && isspace((unsigned char) message[length - 1]))
-		length--;
-	if (length < 8 || strncmp(message + length - 8, ":  ", 3) != 0)
-		return false;
-	for (size_t i = length - 5; i < length; i++)
+	for (const char *p = strstr(message, ":  "); p != NULL; p = strstr(p + 1, ":  "))
 	{
-		if (!isdigit((unsigned char) message[i]) &&
-			!(message[i] >= 'A' && message[i] <= 'Z'))
-			return false;
+		p += 3;
+		if (strspn(p, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 &&
+			strncmp(p + 5, ": ", 2) == 0)
+		{
+			memcpy(sqlstate, p, 5);
+			sqlstate[5] = '\0';
+			return p + 7;
+		}
 	}
-	memcpy(sqlstate, message + length - 5, 5);
-	sqlstate[5] = '\0';
-	return true;
+	return NULL;
 }
 
 static bool
@@ -155,16 +152,33 @@ in_class(const char *sqlstate, const char *class)
 	return strncmp(sqlstate, class, 2) == 0;
 }
 
+/*
+ * PgBouncer 1.18, Debian's, gives one SQLSTATE for everything. Its own words tell
+ * more: they are in English whatever the language of the source, and known.
+ * (https://github.com/pgbouncer/pgbouncer, src/client.c and src/objects.c)
+ */
+static const char *
+pooler_sqlstate(const char *words)
+{
+	if (strncmp(words, "no such database: ", 18) == 0)
+		return "3D000";
+	if (strncmp(words, "no such user", 12) == 0 ||
+		strncmp(words, "auth failed", 11) == 0 ||
+		strstr(words, "authentication failed") != NULL)
+		return "28P01";
+	return "08P01";
+}
+
 static OpdError *
-login_refused(const OpdPgConn *conn, const char *sqlstate)
+login_refused(const OpdPgConn *conn, const char *sqlstate, const char *words)
 {
 	const char *user = PQuser(conn->pg);
 	const char *database = PQdb(conn->pg);
-	bool		asked_password = PQconnectionUsedPassword(conn->pg);
 	OpdError   *error;
 
-	if (in_class(sqlstate, "28") ||
-		(strcmp(sqlstate, "08P01") == 0 && asked_password)) /* PgBouncer's */
+	if (strcmp(sqlstate, "08P01") == 0)
+		sqlstate = pooler_sqlstate(words);
+	if (in_class(sqlstate, "28"))
 	{
 		error = opd_error_new(OPD_AUTHENTICATION_FAILED,
 							  "the source refused the credentials of role \"%s\"", user);
@@ -187,7 +201,7 @@ login_refused(const OpdPgConn *conn, const char *sqlstate)
 	{
 		error = opd_error_new(OPD_CONNECTION_REFUSED,
 							  "the source does not accept this connection (SQLSTATE %s)", sqlstate);
-		opd_error_hint(error, "Look at the source's own log; it may be starting, stopping or out of connection slots.");
+		opd_error_hint(error, "Look at the log of the source, or of the pooler before it; it may be starting, stopping or out of connections.");
 	}
 	strlcpy(error->sqlstate, sqlstate, sizeof(error->sqlstate));
 	return error;
@@ -224,6 +238,16 @@ certificate_untrusted(const OpdPgConn *conn)
 }
 
 static OpdError *
+client_certificate_refused(const OpdPgConn *conn)
+{
+	OpdError   *error = opd_error_new(OPD_AUTHENTICATION_FAILED,
+									  "the source refused the client certificate (%s)",
+									  SSL_alert_desc_string_long(conn->tls.alert));
+
+	return opd_error_hint(error, "Give a client certificate and key that the source's CA signed, as sslCert and sslKey.");
+}
+
+static OpdError *
 tls_failed(const OpdPgConn *conn)
 {
 	OpdError   *error;
@@ -237,12 +261,13 @@ tls_failed(const OpdPgConn *conn)
 		return unreachable(conn, "the connection was closed when TLS was asked for");
 	if (opd_tlswatch_handshake_done(&conn->tls) || conn->tls.verify_error != X509_V_OK)
 		return certificate_untrusted(conn);
+	if (opd_tlswatch_alert_is_about_certificate(&conn->tls))
+		return client_certificate_refused(conn);
 	if (conn->tls.alert >= 0)
 	{
-		error = opd_error_new(OPD_AUTHENTICATION_FAILED,
-							  "the source refused the TLS handshake (%s)",
+		error = opd_error_new(OPD_CONNECTION_REFUSED, "the source refused the TLS handshake (%s)",
 							  SSL_alert_desc_string_long(conn->tls.alert));
-		return opd_error_hint(error, "Check the client certificate in sslCert and sslKey, and the TLS versions that the source allows.");
+		return opd_error_hint(error, "Check the TLS versions and ciphers that the source allows.");
 	}
 	return unreachable(conn, "the connection was closed during the TLS handshake");
 }
@@ -252,15 +277,16 @@ static OpdError *
 failure(OpdPgConn *conn)
 {
 	char		sqlstate[6];
+	const char *words = find_server_error(PQerrorMessage(conn->pg), sqlstate);
 	OpdError   *error;
 
-	if (find_sqlstate(PQerrorMessage(conn->pg), sqlstate))
+	if (words != NULL)
 	{
 		conn->refused_before_credentials =
 			strcmp(sqlstate, "28000") == 0 &&
 			conn->tls.ssl == NULL && !conn->is_socket &&
 			!PQconnectionUsedPassword(conn->pg);
-		return login_refused(conn, sqlstate);
+		return login_refused(conn, sqlstate, words);
 	}
 
 	switch (conn->phase)
@@ -277,12 +303,7 @@ failure(OpdPgConn *conn)
 
 	/* TLS 1.3 servers judge the client certificate after the handshake */
 	if (opd_tlswatch_alert_is_about_certificate(&conn->tls))
-	{
-		error = opd_error_new(OPD_AUTHENTICATION_FAILED,
-							  "the source refused the client certificate (%s)",
-							  SSL_alert_desc_string_long(conn->tls.alert));
-		return opd_error_hint(error, "Give a client certificate and key that the source's CA signed, as sslCert and sslKey.");
-	}
+		return client_certificate_refused(conn);
 	if (PQconnectionNeedsPassword(conn->pg))
 	{
 		error = opd_error_new(OPD_AUTHENTICATION_FAILED,
@@ -421,7 +442,7 @@ opd_pgconn_open(OpdLoop *loop, const OpdPgTarget *target,
 				 errmsg("out of memory")));
 
 	PQsetNoticeReceiver(conn->pg, ignore_notice, NULL);
-	PQsetErrorVerbosity(conn->pg, PQERRORS_SQLSTATE);
+	PQsetErrorVerbosity(conn->pg, PQERRORS_VERBOSE);
 	conn->phase = CONNECTION_STARTED;
 	if (PQstatus(conn->pg) == CONNECTION_BAD)
 		opd_timer_set(conn->failed_at_once, opd_now_ms());
