@@ -42,18 +42,6 @@ extern PGDLLEXPORT Datum opdata_test_payload(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum opdata_preview(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum opdata_delete(PG_FUNCTION_ARGS);
 
-/*
- * Raise 42704 (connection_not_found). The id is repeated: it is what the
- * caller gave, and no secret.
- */
-static void
-throw_not_found(const char *id)
-{
-	opd_error_throw(opd_error_hint(opd_error_new(OPD_CONNECTION_NOT_FOUND,
-												 "connection \"%s\" does not exist", id),
-								   "List the connections with: SELECT id, status FROM opdata_connections;"));
-}
-
 /* Raise 25006 where nothing can be stored, before a source is bothered. */
 static void
 require_writing(void)
@@ -62,16 +50,23 @@ require_writing(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("connections cannot be changed in a read-only session"),
+				 errdetail_internal("unsupported"),
 				 errhint("Use a session that may write, on the primary server.")));
 }
 
+/*
+ * Find a connection, or raise 42704 (connection_not_found). The id is not
+ * repeated: it may be a connection string that was taken for one.
+ */
 static OpdConnection *
 find_connection(const char *id)
 {
 	OpdConnection *connection = opd_connections_find(id);
 
 	if (connection == NULL)
-		throw_not_found(id);
+		opd_error_throw(opd_error_hint(opd_error_new(OPD_CONNECTION_NOT_FOUND,
+													 "there is no connection with this id"),
+									   "List the connections with: SELECT id, status FROM opdata_connections;"));
 	return connection;
 }
 
@@ -163,7 +158,8 @@ opdata_store_creds(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(3) || PG_ARGISNULL(4) || PG_ARGISNULL(5))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("id, type, workspace_id and test must not be null")));
+				 errmsg("id, type, workspace_id and test must not be null"),
+				 errdetail_internal("invalid_credentials")));
 	require_writing();
 	change.id = opd_argument_id("id", PG_GETARG_TEXT_PP(0));
 	change.name = opd_argument_name(PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2));
@@ -233,7 +229,7 @@ opdata_test_stored(PG_FUNCTION_ARGS)
 
 	record.error_code = error ? opd_error_name(error->code) : NULL;
 	if (opd_sql_may_write())
-		opd_connections_note_test(id, record.error_code);
+		opd_connections_note_test(connection, record.error_code);
 	opd_jobs_write(&record);
 	PG_RETURN_JSONB_P(result);
 }
@@ -256,7 +252,8 @@ opdata_test_payload(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("payload and type must not be null")));
+				 errmsg("payload and type must not be null"),
+				 errdetail_internal("invalid_credentials")));
 	record = opd_jobs_begin("test", NULL, NULL);
 	read_credential(text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_JSONB_P(0), &credential);
 	result = run_test(&credential, &error);

@@ -8,6 +8,8 @@
  */
 #include "base/opdata.h"
 
+#include <limits.h>
+#include <stdlib.h>
 #include <libpq-fe.h>
 #include <openssl/crypto.h>
 
@@ -87,6 +89,17 @@ needs_other_key(Jsonb *needed_ids, const char *id)
 	return false;
 }
 
+/* Does the file lie in the data directory, links and all resolved? */
+static bool
+in_data_directory(const char *path)
+{
+	char		real_path[PATH_MAX];
+	char		real_directory[PATH_MAX];
+
+	return realpath(path, real_path) != NULL && realpath(DataDir, real_directory) != NULL &&
+		path_is_prefix_of_path(real_directory, real_path);
+}
+
 /* State of the master key, and what is wrong about it. */
 static Jsonb *
 key_facts(OpdJson *warnings)
@@ -106,7 +119,7 @@ key_facts(OpdJson *warnings)
 	else if (needs_other_key(needed_ids, id))
 		warn(warnings, state == OPD_KEY_MISSING ? "key_missing" : "key_wrong",
 			 psprintf("stored credentials need a master key that the key file does not hold; put the key with an id of neededIds back"));
-	if (state == OPD_KEY_PRESENT && path_is_prefix_of_path(DataDir, path))
+	if (state == OPD_KEY_PRESENT && in_data_directory(path))
 		warn(warnings, "key_in_data_directory",
 			 "the master key lies in the data directory and so in every base backup; move it elsewhere and set opdata.key_file");
 

@@ -30,7 +30,8 @@ opd_argument_id(const char *what, text *value)
 	if (!length_is_right(id, OPD_ID_MAX_CHARS))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must have 1 to %d characters", what, OPD_ID_MAX_CHARS)));
+				 errmsg("%s must have 1 to %d characters", what, OPD_ID_MAX_CHARS),
+				 errdetail_internal("invalid_credentials")));
 	return id;
 }
 
@@ -45,6 +46,7 @@ opd_argument_id_not_payload(text *value)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("this is no connection id, which has 1 to %d characters and does not begin with a brace",
 						OPD_ID_MAX_CHARS),
+				 errdetail_internal("invalid_credentials"),
 				 errhint("To test credentials that are not stored, cast the payload: opdata_test('...'::jsonb)")));
 	return id;
 }
@@ -60,6 +62,7 @@ opd_argument_name(text *value)
 	if (!length_is_right(name, OPD_NAME_MAX_CHARS))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("name must have 1 to %d characters", OPD_NAME_MAX_CHARS)));
+				 errmsg("name must have 1 to %d characters", OPD_NAME_MAX_CHARS),
+				 errdetail_internal("invalid_credentials")));
 	return name;
 }

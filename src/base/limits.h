@@ -53,6 +53,9 @@
  */
 #define OPD_SOURCE_MESSAGE_MAX_BYTES (8 * 1024 * 1024)
 
+/* handshake messages and alerts of one TLS connection; an honest one has a dozen */
+#define OPD_TLS_MAX_MESSAGES	10000
+
 /* findings of the role audit that are listed; the rest is counted */
 #define OPD_AUDIT_MAX_FINDINGS	50
 

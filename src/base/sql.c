@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "base/sql.h"
@@ -38,6 +39,7 @@ table_owner(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("extension opdata does not exist in this database"),
+				 errdetail_internal("internal"),
 				 errhint("Run CREATE EXTENSION opdata CASCADE;")));
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
@@ -74,22 +76,27 @@ opd_sql_end(OpdSqlScope *scope)
 		elog(ERROR, "SPI_finish failed");
 }
 
+static void
+prepare(OpdStatement *statement)
+{
+	SPIPlanPtr	plan;
+
+	if (statement->plan != NULL)
+		return;
+	plan = SPI_prepare(statement->sql, statement->n_args, statement->arg_types);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+	statement->plan = plan;
+}
+
 uint64
 opd_sql_run(OpdStatement *statement, Datum *values, const char *nulls)
 {
 	int			rc;
 
-	if (statement->plan == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(statement->sql, statement->n_args,
-									   statement->arg_types);
-
-		if (plan == NULL)
-			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-		if (SPI_keepplan(plan) != 0)
-			elog(ERROR, "SPI_keepplan failed");
-		statement->plan = plan;
-	}
+	prepare(statement);
 
 	/*
 	 * Not read-only: a command must see what the command before it in the same
@@ -99,6 +106,20 @@ opd_sql_run(OpdStatement *statement, Datum *values, const char *nulls)
 						  !opd_sql_may_write(), 0);
 	if (rc < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
+uint64
+opd_sql_run_latest(OpdStatement *statement, Datum *values, const char *nulls)
+{
+	int			rc;
+
+	prepare(statement);
+	rc = SPI_execute_snapshot(statement->plan, values, nulls,
+							  GetLatestSnapshot(), InvalidSnapshot,
+							  false, false, 0);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(rc));
 	return SPI_processed;
 }
 
@@ -156,6 +177,7 @@ opd_sql_extension_function(const char *extension, const char *function,
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("function %s of extension %s does not exist", function, extension),
+				 errdetail_internal("internal"),
 				 errhint("Run CREATE EXTENSION %s;", extension)));
 	return DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0],
 										  SPI_tuptable->tupdesc, 1, &isnull));

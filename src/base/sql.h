@@ -53,6 +53,12 @@ extern void opd_sql_end(OpdSqlScope *scope);
 extern uint64 opd_sql_run(OpdStatement *statement, Datum *values, const char *nulls);
 
 /*
+ * The same for a query that must see what is committed by now, whatever the
+ * isolation level of the calling transaction. Not on a standby.
+ */
+extern uint64 opd_sql_run_latest(OpdStatement *statement, Datum *values, const char *nulls);
+
+/*
  * Column (from 1) of a row of the last result as text, allocated in the memory
  * context that was current at opd_sql_begin(); NULL for a null.
  */

@@ -154,6 +154,8 @@ judge(const char *sql)
 	Parse		parse = {.sql = sql};
 	ErrorData  *edata = opd_guarded_call(parse_and_walk, &parse);
 
+	if (edata != NULL && ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+		ReThrowError(edata);
 	if (edata != NULL && edata->sqlerrcode == ERRCODE_SYNTAX_ERROR)
 		return judge_unknown(sql, edata);
 	if (edata != NULL)

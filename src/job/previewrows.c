@@ -8,6 +8,8 @@
  */
 #include "base/opdata.h"
 
+#include <math.h>
+
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 
@@ -75,11 +77,17 @@ opd_previewrows_new(const PGresult *description, char **type_names)
 	return rows;
 }
 
+/* A finite number as PostgreSQL prints it; NaN and infinities are texts. */
 static bool
-is_number(const char *text)
+is_number(const char *text, int length)
 {
-	/* PostgreSQL prints NaN, Infinity and -Infinity; all else is a JSON number */
-	return strpbrk(text, "NnIiYy") == NULL;
+	char	   *end;
+	double		value;
+
+	if (length < 1 || length >= 64 || strspn(text, "0123456789+-.e") != (size_t) length)
+		return false;
+	value = strtod(text, &end);
+	return *end == '\0' && isfinite(value);
 }
 
 static bool
@@ -130,8 +138,7 @@ push_cell(OpdPreviewRows *rows, OpdJson *row, Oid type, const char *value, int l
 			break;
 		case FLOAT4OID:
 		case FLOAT8OID:
-			if (length < 64 && length > 0 && is_number(value) &&
-				strspn(value, "0123456789+-.e") == (size_t) length)
+			if (is_number(value, length))
 			{
 				opd_json_push_number(row, value);
 				return;

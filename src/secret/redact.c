@@ -15,6 +15,7 @@
 
 #include "access/xact.h"
 #include "commands/prepare.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
 #include "parser/scansup.h"
@@ -38,59 +39,76 @@ static const char *const credential_functions[] = {
 static emit_log_hook_type next_emit_log_hook;
 static post_parse_analyze_hook_type next_post_parse_analyze_hook;
 
+/* Longest blank between EXECUTE and the name behind it that is looked through. */
+#define BLANK_MAX_BYTES 1024
+
 /* Start of the statement that opd_redact_statement() was called in, or 0. */
 static TimestampTz marked_statement;
 
+static bool
+is_name_char(char c)
+{
+	return isalnum((unsigned char) c) || c == '_' || c == '$' || IS_HIGHBIT_SET(c);
+}
+
+/*
+ * Does the text name one of the functions? Something may stand before the
+ * name, so that a function of the user's own can ask for the same by its name:
+ * my_opdata_test.
+ */
 static bool
 names_credential_function(const char *sql)
 {
 	for (size_t i = 0; i < lengthof(credential_functions); i++)
 	{
-		if (strcasestr(sql, credential_functions[i]) != NULL)
-			return true;
+		size_t		length = strlen(credential_functions[i]);
+
+		for (const char *p = sql; (p = strcasestr(p, credential_functions[i])) != NULL; p += length)
+		{
+			if (!is_name_char(p[length]))
+				return true;
+		}
 	}
 	return false;
 }
 
-/* Comments nest in SQL. */
-static const char *
-skip_block_comment(const char *p)
-{
-	int			depth = 0;
-
-	while (*p != '\0')
-	{
-		if (p[0] == '/' && p[1] == '*')
-		{
-			depth++;
-			p += 2;
-		}
-		else if (p[0] == '*' && p[1] == '/')
-		{
-			p += 2;
-			if (--depth == 0)
-				break;
-		}
-		else
-			p++;
-	}
-	return p;
-}
-
+/*
+ * Skip blanks, among them nested comments. NULL when they go on for longer
+ * than anybody writes: looking further from each EXECUTE in a text would take
+ * time in the square of its length, and cannot be interrupted.
+ */
 static const char *
 skip_space_and_comments(const char *p)
 {
-	for (;;)
+	const char *limit = p + BLANK_MAX_BYTES;
+	int			depth = 0;
+
+	for (; *p != '\0'; p++)
 	{
-		if (isspace((unsigned char) *p))
+		if (p >= limit)
+			return NULL;
+		if (p[0] == '/' && p[1] == '*')
+		{
+			depth++;
 			p++;
+		}
+		else if (depth > 0)
+		{
+			if (p[0] == '*' && p[1] == '/')
+			{
+				depth--;
+				p++;
+			}
+		}
 		else if (p[0] == '-' && p[1] == '-')
-			p += strcspn(p, "\n");
-		else if (p[0] == '/' && p[1] == '*')
-			p = skip_block_comment(p);
-		else
+		{
+			while (p[1] != '\0' && p[1] != '\n' && p[1] != '\r' && p < limit)
+				p++;
+		}
+		else if (!isspace((unsigned char) *p))
 			return p;
 	}
+	return p;
 }
 
 /*
@@ -106,21 +124,28 @@ read_identifier(const char *p, char name[NAMEDATALEN])
 
 	if (quoted)
 		p++;
-	for (; *p != '\0'; p++)
+	for (; *p != '\0' && n < NAMEDATALEN; p++)
 	{
 		if (quoted && *p == '"' && *++p != '"')
 			break;
-		if (!quoted && !isalnum((unsigned char) *p) && *p != '_' && *p != '$' &&
-			!IS_HIGHBIT_SET(*p))
+		if (!quoted && !is_name_char(*p))
 			break;
-		if (n < NAMEDATALEN - 1)
-			name[n++] = quoted ? *p : pg_tolower((unsigned char) *p);
+		if (n == NAMEDATALEN - 1)
+		{
+			/* too long: cut before the character that does not fit */
+			n = pg_mbcliplen(name, n, NAMEDATALEN - 1);
+			break;
+		}
+		name[n++] = quoted ? *p : pg_tolower((unsigned char) *p);
 	}
 	name[n] = '\0';
 	return n > 0;
 }
 
-/* Does the text run a prepared statement that takes a credential? */
+/*
+ * Does the text run a prepared statement that takes a credential? A name that
+ * is not read here (far behind a comment, or written U&"...") counts as one.
+ */
 static bool
 executes_credential_function(const char *sql)
 {
@@ -130,13 +155,13 @@ executes_credential_function(const char *sql)
 	{
 		char		name[NAMEDATALEN];
 		PreparedStatement *prepared;
+		const char *start;
 
 		p += strlen("execute");
-		p = skip_space_and_comments(p);
-		/* a name in Unicode escapes is not decoded here, so not trusted */
-		if (pg_strncasecmp(p, "U&\"", 3) == 0)
+		start = skip_space_and_comments(p);
+		if (start == NULL || pg_strncasecmp(start, "u&\"", 3) == 0)
 			return true;
-		if (!read_identifier(p, name))
+		if (!read_identifier(start, name))
 			continue;
 		prepared = FetchPreparedStatement(name, false);
 		if (prepared != NULL &&
@@ -298,8 +323,22 @@ redact_log(ErrorData *edata)
 static void
 redact_analyzed(ParseState *pstate, Query *query, JumbleState *jstate)
 {
+	static const char *judged_text;
+	static TimestampTz judged_at;
+
 	if (next_post_parse_analyze_hook != NULL)
 		next_post_parse_analyze_hook(pstate, query, jstate);
+
+	/*
+	 * A statement that runs many others (a DO block, a function) comes here as
+	 * often, with the same text: look through it once. The log filter always
+	 * looks, so that nothing but pg_stat_activity hangs on this.
+	 */
+	if (debug_query_string == judged_text &&
+		GetCurrentStatementStartTimestamp() == judged_at)
+		return;
+	judged_text = debug_query_string;
+	judged_at = GetCurrentStatementStartTimestamp();
 	if (running_statement_is_secret())
 		hide_activity();
 }

@@ -39,6 +39,7 @@ struct OpdSession
 	const OpdCredential *credential;
 	const OpdHostPolicy *policy;
 	double		deadline_ms;
+	double		opening_deadline_ms;	/* earlier by the credential's connect_timeout */
 	OpdTimer   *timer;
 	bool		timed_out;		/* the deadline passed, a cancel is under way */
 	bool		closed;
@@ -120,7 +121,7 @@ on_timer(void *arg)
 	{
 		if (session->conn != NULL)
 			opd_pgconn_close(session->conn);
-		if (opd_now_ms() < session->deadline_ms &&
+		if (opd_now_ms() < session->opening_deadline_ms &&
 			session->next_address < session->n_addresses)
 			try_address(session);
 		else
@@ -138,16 +139,6 @@ on_timer(void *arg)
 		tell(session, query_timeout_error(false));
 	}
 	MemoryContextSwitchTo(old);
-}
-
-/* The credential's own connect_timeout can end the opening earlier. */
-static double
-opening_deadline(const OpdSession *session)
-{
-	if (session->credential->connect_timeout_s == 0)
-		return session->deadline_ms;
-	return Min(session->deadline_ms,
-			   opd_now_ms() + 1000.0 * session->credential->connect_timeout_s);
 }
 
 static const char *
@@ -270,7 +261,7 @@ check_credential(OpdSession *session)
 	}
 	opd_pgconn_add(conn, opd_pgconn_server_version(conn) >= 160000 ?
 				   "SELECT COALESCE(pg_catalog.starts_with(SYSTEM_USER, 'cert:'), false)" :
-				   "SELECT pg_catalog.strpos(client_dn, '/CN=' OPERATOR(pg_catalog.||) SESSION_USER) OPERATOR(pg_catalog.>) 0"
+				   "SELECT pg_catalog.strpos(client_dn OPERATOR(pg_catalog.||) '/', '/CN=' OPERATOR(pg_catalog.||) SESSION_USER OPERATOR(pg_catalog.||) '/') OPERATOR(pg_catalog.>) 0"
 				   " FROM pg_catalog.pg_stat_ssl"
 				   " WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()",
 				   0, NULL, on_certificate_fact, session);
@@ -316,7 +307,7 @@ on_connected(void *arg, OpdError *error)
 
 	if (error == NULL)
 	{
-		opd_timer_set(session->timer, opening_deadline(session));
+		opd_timer_set(session->timer, session->opening_deadline_ms);
 		check_credential(session);
 		return;
 	}
@@ -344,7 +335,7 @@ try_address(OpdSession *session)
 	if (!session->target.is_socket)
 		session->target.address = session->addresses[session->next_address];
 	session->next_address++;
-	opd_timer_set(session->timer, now + (opening_deadline(session) - now) / left);
+	opd_timer_set(session->timer, now + (session->opening_deadline_ms - now) / left);
 	session->conn = opd_pgconn_open(session->loop, &session->target, on_connected, session);
 }
 
@@ -403,6 +394,10 @@ opd_session_open(OpdLoop *loop, const OpdCredential *credential,
 	session->credential = credential;
 	session->policy = policy;
 	session->deadline_ms = deadline_ms;
+	session->opening_deadline_ms = deadline_ms;
+	if (credential->connect_timeout_s > 0)
+		session->opening_deadline_ms =
+			Min(deadline_ms, opd_now_ms() + 1000.0 * credential->connect_timeout_s);
 	session->callback = opened_callback;
 	session->arg = arg;
 	session->opening = true;
@@ -435,7 +430,7 @@ opd_session_open(OpdLoop *loop, const OpdCredential *credential,
 	}
 	else
 	{
-		opd_timer_set(session->timer, opening_deadline(session));
+		opd_timer_set(session->timer, session->opening_deadline_ms);
 		session->resolve = opd_resolve_start(loop, credential->host, on_resolved, session);
 	}
 	return session;
@@ -470,9 +465,6 @@ opd_session_add_begin(OpdSession *session, const char *search_path)
 		add_command(conn, "SET LOCAL standard_conforming_strings = on");
 	add_command(conn, "SET LOCAL bytea_output = 'hex'");
 
-	/* lets the source notice that we are gone; PostgreSQL has it since 14 */
-	if (opd_pgconn_server_version(conn) >= 140000)
-		add_command(conn, "SET LOCAL client_connection_check_interval = 1000");
 	if (search_path != NULL)
 		add_command(conn, psprintf("SET LOCAL search_path = %s", search_path));
 }

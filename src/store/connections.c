@@ -89,7 +89,7 @@ other_key_needed(const char *key_id)
 	};
 	Datum		values[] = {CStringGetTextDatum(key_id)};
 
-	return opd_sql_run(&find_other, values, NULL) > 0 ? opd_sql_text(0, 1) : NULL;
+	return opd_sql_run_latest(&find_other, values, NULL) > 0 ? opd_sql_text(0, 1) : NULL;
 }
 
 /*
@@ -172,22 +172,24 @@ opd_connections_put(const OpdConnectionChange *change, const char *key_file)
 }
 
 void
-opd_connections_note_test(const char *id, const char *error_code)
+opd_connections_note_test(const OpdConnection *connection, const char *error_code)
 {
 	static OpdStatement note = {
 		.sql = "UPDATE opdata.connection SET last_tested_at = now(), last_error = $2,"
 		" status = CASE WHEN $2 IS NULL THEN 'connected' ELSE 'error' END"
-		" WHERE id = $1",
-		.n_args = 2,
-		.arg_types = {TEXTOID, TEXTOID}
+		" WHERE id = $1 AND payload = $3",
+		.n_args = 3,
+		.arg_types = {TEXTOID, TEXTOID, BYTEAOID}
 	};
-	Datum		values[] = {CStringGetTextDatum(id), (Datum) 0};
+	Datum		values[] = {
+		CStringGetTextDatum(connection->id), (Datum) 0, PointerGetDatum(connection->payload)
+	};
 	OpdSqlScope scope;
 
 	if (error_code != NULL)
 		values[1] = CStringGetTextDatum(error_code);
 	opd_sql_begin(&scope);
-	(void) opd_sql_run(&note, values, error_code != NULL ? NULL : " n");
+	(void) opd_sql_run(&note, values, error_code != NULL ? NULL : " n ");
 	opd_sql_end(&scope);
 }
 

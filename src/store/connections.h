@@ -55,8 +55,11 @@ extern char *opd_connections_payload(const OpdConnection *connection, const char
  */
 extern char *opd_connections_put(const OpdConnectionChange *change, const char *key_file);
 
-/* Note the outcome of a test; error_code is NULL when it succeeded. */
-extern void opd_connections_note_test(const char *id, const char *error_code);
+/*
+ * Note the outcome of a test of the credentials that were found; error_code is
+ * NULL when it succeeded. Does nothing if they were replaced meanwhile.
+ */
+extern void opd_connections_note_test(const OpdConnection *connection, const char *error_code);
 
 /* Delete; returns its workspace, or NULL when there was no such connection. */
 extern char *opd_connections_delete(const char *id);

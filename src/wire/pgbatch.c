@@ -240,13 +240,30 @@ take_results(OpdPgConn *conn)
 	return GO_ON;
 }
 
+/*
+ * Read what there is. libpq reads once; before its minor versions of 2026 it
+ * leaves the rest of a TLS record inside OpenSSL when that is longer than the
+ * room in its buffer, and no socket event comes for bytes that have arrived
+ * (CockroachDB and several poolers send records of 16 kB).
+ */
+static bool
+consume_input(OpdPgConn *conn)
+{
+	do
+	{
+		if (PQconsumeInput(conn->pg) != 1)
+			return false;
+	} while (opd_tlswatch_pending(&conn->tls));
+	return true;
+}
+
 void
 opd_pgbatch_continue(OpdPgConn *conn, int events)
 {
 	Progress	progress;
 	int			unsent;
 
-	if ((events & OPD_READABLE) && PQconsumeInput(conn->pg) != 1 && !conn->in_batch)
+	if ((events & OPD_READABLE) && !consume_input(conn) && !conn->in_batch)
 	{
 		opd_watch_stop(conn->watch);	/* lost while idle: the next batch tells */
 		return;

@@ -169,14 +169,23 @@ opd_thread_run_bounded(OpdThreadWork work, OpdThreadFree free_data,
 					   void *data, int max_ms)
 {
 	Shared	   *shared = start(work, free_data, data);
+	double		until_ms = opd_now_ms() + max_ms;
 	struct pollfd pollfd;
+	int			rc;
 	bool		done;
 
 	if (shared == NULL)
 		return false;
 	pollfd.fd = shared->done_fd;
 	pollfd.events = POLLIN;
-	done = poll(&pollfd, 1, max_ms) > 0;
+	do
+	{
+		/* a signal ends the wait early: PostgreSQL's handlers run here */
+		long		left_ms = (long) (until_ms - opd_now_ms());
+
+		rc = poll(&pollfd, 1, Max(left_ms, 0));
+	} while (rc < 0 && errno == EINTR);
+	done = rc > 0;
 	let_go(shared);
 	return done;
 }

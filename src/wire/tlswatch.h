@@ -23,6 +23,7 @@ typedef struct OpdTlsWatch
 	int			verify_error;	/* X509_V_ERR_..., or X509_V_OK */
 	char		issuer[256];	/* of the certificate that failed */
 	int			alert;			/* TLS alert description that came in, or -1 */
+	int			n_messages;		/* TLS's own messages that came in */
 } OpdTlsWatch;
 
 /*
@@ -34,6 +35,9 @@ extern void opd_tlswatch_after_step(OpdTlsWatch *watch);
 
 /* Let go; safe to call when never attached. */
 extern void opd_tlswatch_detach(OpdTlsWatch *watch);
+
+/* Has OpenSSL decrypted bytes that libpq has not read yet? */
+extern bool opd_tlswatch_pending(const OpdTlsWatch *watch);
 
 /* Did the handshake itself come to its end? */
 extern bool opd_tlswatch_handshake_done(const OpdTlsWatch *watch);
