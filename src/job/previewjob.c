@@ -272,7 +272,7 @@ opd_previewjob_start(OpdLoop *loop, const OpdCredential *credential,
 		finish(job, job->verdict.error);
 	else
 		job->session = opd_session_open(loop, credential, policy,
-										job->started_ms + OPD_PREVIEW_TIMEOUT_MS,
+										job->started_ms + OPD_PREVIEW_TIMEOUT_MS, false,
 										on_open, job);
 	return &job->public;
 }

@@ -116,7 +116,7 @@ opd_testjob_start(OpdLoop *loop, const OpdCredential *credential,
 	job->started_ms = opd_now_ms();
 	job->audit = opd_audit_new();
 	job->session = opd_session_open(loop, credential, policy,
-									job->started_ms + OPD_TEST_TIMEOUT_MS,
+									job->started_ms + OPD_TEST_TIMEOUT_MS, true,
 									on_open, job);
 	return &job->public;
 }

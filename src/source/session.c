@@ -7,7 +7,7 @@
  * next as its callback:
  *
  *		resolve -> on_resolved -> try_address -> on_connected
- *		  -> check_credential -> on_certificate_fact -> opened
+ *		  -> check_credential -> on_certificate_probed -> opened
  *
  * with two ways off it: on_connected goes back to try_address while there are
  * addresses left, and asks whether TLS would have helped (probe_tls) when a
@@ -51,8 +51,9 @@ struct OpdSession
 	OpdPgTarget target;
 	OpdPgConn  *conn;
 	OpdError   *refused_at_once;	/* before anything was begun */
+	OpdPgConn  *probe;			/* second attempt, without the certificate */
 	OpdError   *first_error;	/* kept while TLS is probed */
-	bool		certificate_checked;	/* server looked at our certificate */
+	bool		probe_everywhere;	/* also where an unchecked credential is no error */
 	bool		credential_unchecked;
 
 	/* opening, then the batch under way */
@@ -121,6 +122,8 @@ on_timer(void *arg)
 	{
 		if (session->conn != NULL)
 			opd_pgconn_close(session->conn);
+		if (session->probe != NULL)
+			opd_pgconn_close(session->probe);
 		if (opd_now_ms() < session->opening_deadline_ms &&
 			session->next_address < session->n_addresses)
 			try_address(session);
@@ -196,10 +199,16 @@ credential_not_checked_error(const OpdSession *session)
 	return opd_error_hint(error, "Replace \"trust\" or \"peer\" for this role in the server's pg_hba.conf by scram-sha-256, set a password, and store it here.");
 }
 
+static bool
+on_own_host(const OpdSession *session)
+{
+	return session->target.is_socket || opd_netaddr_is_own(&session->target.address);
+}
+
 static void
 judge_unchecked(OpdSession *session)
 {
-	if (session->target.is_socket || opd_netaddr_is_own(&session->target.address))
+	if (on_own_host(session))
 	{
 		opd_pgconn_close(session->conn);
 		tell(session, credential_not_checked_error(session));
@@ -209,35 +218,45 @@ judge_unchecked(OpdSession *session)
 	opened(session);
 }
 
-static bool
-on_certificate_fact(void *arg, const PGresult *result)
+/*
+ * What the server says to the same sign-in without the certificate. If it is
+ * let in all the same, nobody looked at the certificate.
+ */
+static void
+on_certificate_probed(void *arg, OpdError *error)
 {
 	OpdSession *session = arg;
+	bool		refused = error != NULL &&
+		(error->code == OPD_AUTHENTICATION_FAILED || opd_pgconn_needs_password(session->probe));
 
-	if (PQntuples(result) == 1 && PQnfields(result) == 1)
-		session->certificate_checked = strcmp(PQgetvalue(result, 0, 0), "t") == 0;
-	return true;
+	opd_pgconn_close(session->probe);
+	if (refused)
+		opened(session);
+	else if (error == NULL)
+		judge_unchecked(session);
+	else
+	{
+		opd_pgconn_close(session->conn);
+		tell(session, error);
+	}
 }
 
 static void
-on_certificate_known(void *arg, OpdError *error)
+probe_certificate(OpdSession *session)
 {
-	OpdSession *session = arg;
+	OpdPgTarget probe = session->target;
 
-	/* an error means that the server cannot tell: then it is not checked */
-	if (error == NULL && session->certificate_checked)
-		opened(session);
-	else
-		judge_unchecked(session);
+	probe.sslcert = NULL;
+	probe.sslkey = NULL;
+	session->probe = opd_pgconn_open(session->loop, &probe, on_certificate_probed, session);
 }
 
 /*
- * Did the server look at a credential? If it asked for a password, yes. If we
- * have a client certificate, ask the server what it made of it: since
- * PostgreSQL 16 it says how it authenticated us; before, it tells the name in
- * the certificate that it verified, which must be the role's. CockroachDB,
- * known by a parameter that it alone reports, tells neither; it admits a
- * certificate by its default rules, which is taken for checked.
+ * Did the server look at the credential? If it asked for a password, yes. If
+ * it asked for none and we have a certificate, only an attempt without it can
+ * tell: a server asks every TLS client for its certificate, also where its
+ * rules then trust everybody. That attempt is made where the answer matters,
+ * on our own host and for a test.
  */
 static void
 check_credential(OpdSession *session)
@@ -245,27 +264,13 @@ check_credential(OpdSession *session)
 	OpdPgConn  *conn = session->conn;
 
 	if (opd_pgconn_used_password(conn))
-	{
 		opened(session);
-		return;
-	}
-	if (session->credential->ssl_cert == NULL || !opd_pgconn_tls_in_use(conn))
-	{
+	else if (session->credential->ssl_cert == NULL || !opd_pgconn_tls_in_use(conn))
 		judge_unchecked(session);
-		return;
-	}
-	if (opd_pgconn_parameter(conn, "crdb_version") != NULL)
-	{
+	else if (session->probe_everywhere || on_own_host(session))
+		probe_certificate(session);
+	else
 		opened(session);
-		return;
-	}
-	opd_pgconn_add(conn, opd_pgconn_server_version(conn) >= 160000 ?
-				   "SELECT COALESCE(pg_catalog.starts_with(SYSTEM_USER, 'cert:'), false)" :
-				   "SELECT pg_catalog.strpos(client_dn OPERATOR(pg_catalog.||) '/', '/CN=' OPERATOR(pg_catalog.||) SESSION_USER OPERATOR(pg_catalog.||) '/') OPERATOR(pg_catalog.>) 0"
-				   " FROM pg_catalog.pg_stat_ssl"
-				   " WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()",
-				   0, NULL, on_certificate_fact, session);
-	opd_pgconn_run(conn, on_certificate_known, session);
 }
 
 /* What the same server says to a connection with TLS, without a password. */
@@ -382,7 +387,7 @@ close_at_reset(void *arg)
 
 OpdSession *
 opd_session_open(OpdLoop *loop, const OpdCredential *credential,
-				 const OpdHostPolicy *policy, double deadline_ms,
+				 const OpdHostPolicy *policy, double deadline_ms, bool probe_everywhere,
 				 OpdSessionCallback opened_callback, void *arg)
 {
 	OpdSession *session = palloc0(sizeof(OpdSession));
@@ -393,6 +398,7 @@ opd_session_open(OpdLoop *loop, const OpdCredential *credential,
 	session->loop = loop;
 	session->credential = credential;
 	session->policy = policy;
+	session->probe_everywhere = probe_everywhere;
 	session->deadline_ms = deadline_ms;
 	session->opening_deadline_ms = deadline_ms;
 	if (credential->connect_timeout_s > 0)
@@ -500,6 +506,8 @@ opd_session_close(OpdSession *session)
 		opd_resolve_free(session->resolve);
 	if (session->conn != NULL)
 		opd_pgconn_close(session->conn);
+	if (session->probe != NULL)
+		opd_pgconn_close(session->probe);
 }
 
 OpdPgConn *

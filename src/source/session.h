@@ -28,11 +28,14 @@ typedef void (*OpdSessionCallback) (void *arg, OpdError *error);
 /*
  * Begin to open a session. The credential and the policy must stay as they are
  * until it is open. The callback comes from the loop. Resetting the current
- * memory context closes the session. Errors: any of the connection's;
+ * memory context closes the session. "probe_everywhere" spends a second
+ * sign-in on learning whether a client certificate was looked at, also where
+ * that is no error, so that a test can warn. Errors: any of the connection's;
  * host_not_allowed; credential_not_checked; timeout when the deadline passes.
  */
 extern OpdSession *opd_session_open(OpdLoop *loop, const OpdCredential *credential,
 									const OpdHostPolicy *policy, double deadline_ms,
+									bool probe_everywhere,
 									OpdSessionCallback opened, void *arg);
 
 /*
