@@ -21,6 +21,9 @@
 #define OPD_PREVIEW_MAX_BYTES	(1024 * 1024)	/* whole result as JSON text */
 #define OPD_CELL_MAX_CHARS		1024
 
+/* columns of one result in PostgreSQL, access/htup_details.h */
+#define OPD_PREVIEW_MAX_COLUMNS	1664
+
 /* test of a connection, from name resolution to the last audit query */
 #define OPD_TEST_TIMEOUT_MS		10000
 
@@ -52,6 +55,9 @@
  * columns of 1025 four-byte characters) stays below.
  */
 #define OPD_SOURCE_MESSAGE_MAX_BYTES (8 * 1024 * 1024)
+
+/* receive buffer of a socket to a source, which the kernel doubles */
+#define OPD_SOURCE_RECEIVE_BUFFER_BYTES (64 * 1024)
 
 /* handshake messages and alerts of one TLS connection; an honest one has a dozen */
 #define OPD_TLS_MAX_MESSAGES	10000

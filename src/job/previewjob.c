@@ -41,6 +41,7 @@ typedef struct PreviewJob
 	MemoryContextCallback free_description;
 	char	  **type_names;		/* NULL until known */
 	OpdPreviewRows *rows;		/* NULL until the type names are known */
+	bool		not_as_described;	/* other columns than the source had said */
 } PreviewJob;
 
 static void
@@ -125,8 +126,12 @@ on_row(void *arg, const PGresult *result)
 {
 	PreviewJob *job = arg;
 
-	if (job->rows == NULL || PQnfields(result) != job->n_columns)
-		return false;			/* not what was described: see on_rows */
+	if (job->rows == NULL || PQnfields(result) != job->n_columns ||
+		PQresultStatus(result) == PGRES_COMMAND_OK)
+	{
+		job->not_as_described = true;
+		return false;
+	}
 	return opd_previewrows_add(job->rows, result);
 }
 
@@ -141,7 +146,7 @@ on_rows(void *arg, OpdError *error)
 		error->code = OPD_QUERY_FAILED;
 		error->message = psprintf("the statement failed on the source (SQLSTATE %s)", error->sqlstate);
 	}
-	if (error == NULL && job->rows == NULL)
+	if (error == NULL && (job->rows == NULL || job->not_as_described))
 	{
 		error = opd_error_new(OPD_QUERY_FAILED, "the source did not keep to its own description of the statement");
 		finish(job, error);
@@ -191,6 +196,12 @@ on_description(void *arg, const PGresult *description)
 		return true;
 	}
 	job->n_columns = PQnfields(description);
+	if (job->n_columns > OPD_PREVIEW_MAX_COLUMNS)
+	{
+		job->description_error = opd_error_new(OPD_QUERY_FAILED, "the source describes more than %d columns",
+											   OPD_PREVIEW_MAX_COLUMNS);
+		return true;
+	}
 	job->free_description.func = release_description;
 	job->free_description.arg = job;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &job->free_description);

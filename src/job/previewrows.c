@@ -77,17 +77,37 @@ opd_previewrows_new(const PGresult *description, char **type_names)
 	return rows;
 }
 
-/* A finite number as PostgreSQL prints it; NaN and infinities are texts. */
+/*
+ * A finite number as PostgreSQL prints it: -1.5e+300. Not more than that, since
+ * a number such as 0e999999999 is small to a double and not to a numeric.
+ */
 static bool
-is_number(const char *text, int length)
+is_number(const char *text)
 {
-	char	   *end;
-	double		value;
+	static const char digits[] = "0123456789";
+	const char *p = text + (*text == '-');
+	size_t		n = strspn(p, digits);
 
-	if (length < 1 || length >= 64 || strspn(text, "0123456789+-.e") != (size_t) length)
+	if (n == 0 || n > 400)
 		return false;
-	value = strtod(text, &end);
-	return *end == '\0' && isfinite(value);
+	p += n;
+	if (*p == '.')
+	{
+		n = strspn(++p, digits);
+		if (n == 0 || n > 400)
+			return false;
+		p += n;
+	}
+	if (*p == 'e')
+	{
+		p++;
+		p += (*p == '+' || *p == '-');
+		n = strspn(p, digits);
+		if (n == 0 || n > 3)
+			return false;
+		p += n;
+	}
+	return *p == '\0' && isfinite(strtod(text, NULL));
 }
 
 static bool
@@ -138,7 +158,7 @@ push_cell(OpdPreviewRows *rows, OpdJson *row, Oid type, const char *value, int l
 			break;
 		case FLOAT4OID:
 		case FLOAT8OID:
-			if (is_number(value, length))
+			if (is_number(value))
 			{
 				opd_json_push_number(row, value);
 				return;
@@ -175,9 +195,14 @@ opd_previewrows_add(OpdPreviewRows *rows, const PGresult *result)
 	for (int r = 0; r < PQntuples(result); r++)
 	{
 		bool		cells_cut_before = rows->cells_cut;
-		Jsonb	   *row = row_to_json(rows, result, r);
-		int			length = printed_length(rows, row) + 2; /* ", " */
+		Jsonb	   *row;
+		int			length;
 
+		/* a source that is not what it says may send more than we asked for */
+		if (rows->n_rows == OPD_PREVIEW_MAX_ROWS)
+			return false;
+		row = row_to_json(rows, result, r);
+		length = printed_length(rows, row) + 2; /* ", " */
 		if (rows->n_bytes + length > OPD_PREVIEW_MAX_BYTES)
 		{
 			rows->cells_cut = cells_cut_before;
@@ -206,7 +231,7 @@ opd_previewrows_bytes(const OpdPreviewRows *rows)
 Jsonb *
 opd_previewrows_finish(OpdPreviewRows *rows, double duration_ms)
 {
-	bool		rows_full = rows->n_rows >= OPD_PREVIEW_MAX_ROWS;
+	bool		rows_full = rows->n_rows == OPD_PREVIEW_MAX_ROWS;
 	OpdJson		by;
 	OpdJson		json;
 	Jsonb	   *result;

@@ -68,11 +68,13 @@ on_audited(void *arg, OpdError *error)
 
 	if (error != NULL && error->code == OPD_QUERY_TIMEOUT)
 	{
-		error->code = OPD_TIMEOUT;
-		finish(job, error);
+		error = opd_error_new(OPD_TIMEOUT, "the source let us in, but did not answer in time");
+		finish(job, opd_error_hint(error, "Look at the load of the source and at the network between."));
 		return;
 	}
-	if (error != NULL && strncmp(error->sqlstate, "08", 2) == 0)
+	/* the connection was lost, or the source is going down (57P01, ...) */
+	if (error != NULL && (strncmp(error->sqlstate, "08", 2) == 0 ||
+						  strncmp(error->sqlstate, "57P", 3) == 0))
 	{
 		finish(job, error);
 		return;

@@ -33,12 +33,17 @@ opd_pgbatch_error(const PGresult *result)
 	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 	OpdError   *error;
 
-	if (sqlstate == NULL || strlen(sqlstate) != 5)
+	if (sqlstate == NULL)
 	{
 		error = opd_error_new(OPD_QUERY_FAILED, "the connection to the source was lost");
 		strlcpy(error->sqlstate, "08006", sizeof(error->sqlstate));
 		return opd_error_hint(error, "Look at the source's own log for the reason, then try again.");
 	}
+
+	/* five digits or letters, and no success */
+	if (strlen(sqlstate) != 5 || strncmp(sqlstate, "00", 2) == 0 ||
+		strspn(sqlstate, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5)
+		sqlstate = "XX000";
 
 	if (strncmp(sqlstate, "08", 2) == 0)
 	{

@@ -66,9 +66,11 @@ extern OpdError *opd_pgbatch_error(const PGresult *result);
 extern void opd_pgclose_register(OpdPgConn *conn);
 
 /*
- * Did the peer send more than we take since the last whole result? Never
- * throws. (received.c)
+ * received.c: bound what the peer can make libpq hold. To be called for a new
+ * socket; whenever a result is whole; and to ask whether more came since than
+ * we take. Never throw.
  */
+extern void opd_received_limit(OpdPgConn *conn);
 extern bool opd_received_too_much(OpdPgConn *conn);
 extern void opd_received_mark(OpdPgConn *conn);
 

@@ -447,7 +447,10 @@ opd_pgconn_open(OpdLoop *loop, const OpdPgTarget *target,
 	if (PQstatus(conn->pg) == CONNECTION_BAD)
 		opd_timer_set(conn->failed_at_once, opd_now_ms());
 	else
+	{
+		opd_received_limit(conn);
 		opd_watch_set(conn->watch, PQsocket(conn->pg), OPD_WRITABLE);
+	}
 	return conn;
 }
 

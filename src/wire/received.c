@@ -23,6 +23,20 @@
 #include "base/limits.h"
 #include "wire/pgconn_private.h"
 
+/*
+ * libpq goes on reading for as long as the kernel has something, which with a
+ * fast peer and a large receive buffer is for ever. A small one makes it come
+ * up for air.
+ */
+void
+opd_received_limit(OpdPgConn *conn)
+{
+	int			size = OPD_SOURCE_RECEIVE_BUFFER_BYTES;
+
+	if (!conn->is_socket)
+		(void) setsockopt(PQsocket(conn->pg), SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+}
+
 /* Zero for a Unix socket, whose peer is on our own machine. */
 static uint64
 bytes_received(const OpdPgConn *conn)
