@@ -23,6 +23,20 @@ struct OpdPgCommand
 #define SOURCE_MESSAGE_MAX_CHARS 1000
 
 /*
+ * Is the error one after which the server closes the connection? Its severity
+ * is sent untranslated since PostgreSQL 9.6, and by PgBouncer in English.
+ */
+static bool
+ends_session(const PGresult *result)
+{
+	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	if (severity == NULL)
+		severity = PQresultErrorField(result, PG_DIAG_SEVERITY);
+	return severity != NULL && strcmp(severity, "FATAL") == 0;
+}
+
+/*
  * What went wrong, from its SQLSTATE. The primary message is kept apart, for
  * SQL callers; DETAIL, which can quote rows, is never looked at.
  */
@@ -45,7 +59,7 @@ opd_pgbatch_error(const PGresult *result)
 		strspn(sqlstate, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5)
 		sqlstate = "XX000";
 
-	if (strncmp(sqlstate, "08", 2) == 0)
+	if (strncmp(sqlstate, "08", 2) == 0 && ends_session(result))
 	{
 		/* a pooler takes the sign-in before it has a connection to the source */
 		error = opd_error_new(OPD_CONNECTION_REFUSED, "no connection to the source was to be had (SQLSTATE %s)", sqlstate);
