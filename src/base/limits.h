@@ -35,6 +35,9 @@
 #define OPD_CANCEL_GRACE_MS		1000
 #define OPD_EXIT_CANCEL_MS		500
 
+/* cancel requests of one process that have not been answered */
+#define OPD_CANCELS_MAX			8
+
 /* statements: 1 MB of SQL takes 50 to 70 MB to parse */
 #define OPD_SQL_MAX_BYTES		(256 * 1024)
 
@@ -56,11 +59,12 @@
  */
 #define OPD_SOURCE_MESSAGE_MAX_BYTES (8 * 1024 * 1024)
 
-/* receive buffer of a socket to a source, which the kernel doubles */
-#define OPD_SOURCE_RECEIVE_BUFFER_BYTES (64 * 1024)
+/* what a source sends is handed to libpq in portions of this size */
+#define OPD_RELAY_PORTION_BYTES	(32 * 1024)
 
-/* handshake messages and alerts of one TLS connection; an honest one has a dozen */
-#define OPD_TLS_MAX_MESSAGES	10000
+/* sign-in: a message, which libpq caps too; iterations, a second of work or so */
+#define OPD_SIGNIN_MAX_BYTES	2000
+#define OPD_SCRAM_MAX_ITERATIONS 1000000
 
 /* findings of the role audit that are listed; the rest is counted */
 #define OPD_AUDIT_MAX_FINDINGS	50

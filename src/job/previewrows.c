@@ -122,20 +122,22 @@ is_safe_integer(const char *text)
 		value >= -MAX_SAFE_INTEGER && value <= MAX_SAFE_INTEGER;
 }
 
-static void
+static int
 push_text(OpdPreviewRows *rows, OpdJson *row, const char *value, int length)
 {
 	bool		cut;
+	char	   *clean = opd_text_clean(value, length, OPD_CELL_MAX_CHARS, &cut);
 
-	opd_json_push_string(row, opd_text_clean(value, length, OPD_CELL_MAX_CHARS, &cut));
 	rows->cells_cut |= cut;
+	opd_json_push_string(row, clean);
+	return strlen(clean);
 }
 
 /*
- * A source that is not what it says could send any text for any type, so that
+ * Returns the least number of bytes that the cell takes. A source that is not what it says could send any text for any type, so that
  * a number is only taken for one if it looks like it.
  */
-static void
+static int
 push_cell(OpdPreviewRows *rows, OpdJson *row, Oid type, const char *value, int length)
 {
 	switch (type)
@@ -144,7 +146,7 @@ push_cell(OpdPreviewRows *rows, OpdJson *row, Oid type, const char *value, int l
 			if (strcmp(value, "t") == 0 || strcmp(value, "f") == 0)
 			{
 				opd_json_push_bool(row, value[0] == 't');
-				return;
+				return 1;
 			}
 			break;
 		case INT2OID:
@@ -153,7 +155,7 @@ push_cell(OpdPreviewRows *rows, OpdJson *row, Oid type, const char *value, int l
 			if (is_safe_integer(value))
 			{
 				opd_json_push_number(row, value);
-				return;
+				return 1;
 			}
 			break;
 		case FLOAT4OID:
@@ -161,18 +163,23 @@ push_cell(OpdPreviewRows *rows, OpdJson *row, Oid type, const char *value, int l
 			if (is_number(value))
 			{
 				opd_json_push_number(row, value);
-				return;
+				return 1;
 			}
 			break;
 		default:
 			break;
 	}
-	push_text(rows, row, value, length);
+	return push_text(rows, row, value, length);
 }
 
+/*
+ * NULL when the row cannot fit any more, found out as early as that is sure: a
+ * row of 1600 long cells would take its size several times over.
+ */
 static Jsonb *
 row_to_json(OpdPreviewRows *rows, const PGresult *result, int r)
 {
+	int64		room = OPD_PREVIEW_MAX_BYTES - rows->n_bytes;
 	OpdJson		row;
 
 	opd_json_begin_array(&row);
@@ -181,10 +188,32 @@ row_to_json(OpdPreviewRows *rows, const PGresult *result, int r)
 		if (PQgetisnull(result, r, i))
 			opd_json_push_value(&row, NULL);
 		else
-			push_cell(rows, &row, rows->types[i],
-					  PQgetvalue(result, r, i), PQgetlength(result, r, i));
+			room -= push_cell(rows, &row, rows->types[i],
+							  PQgetvalue(result, r, i), PQgetlength(result, r, i));
+		if (room < 0)
+			return NULL;
 	}
 	return opd_json_end_array(&row);
+}
+
+/* Add one row; false when it does not fit. */
+static bool
+add_row(OpdPreviewRows *rows, const PGresult *result, int r)
+{
+	bool		cells_cut_before = rows->cells_cut;
+	Jsonb	   *row = row_to_json(rows, result, r);
+	int			length = row != NULL ? printed_length(rows, row) + 2 : 0;	/* ", " */
+
+	if (row == NULL || rows->n_bytes + length > OPD_PREVIEW_MAX_BYTES)
+	{
+		rows->cells_cut = cells_cut_before;
+		rows->bytes_full = true;
+		return false;
+	}
+	rows->n_bytes += length;
+	rows->n_rows++;
+	opd_json_push_value(&rows->rows, row);	/* refers to row, so keep it */
+	return true;
 }
 
 bool
@@ -194,24 +223,9 @@ opd_previewrows_add(OpdPreviewRows *rows, const PGresult *result)
 
 	for (int r = 0; r < PQntuples(result); r++)
 	{
-		bool		cells_cut_before = rows->cells_cut;
-		Jsonb	   *row;
-		int			length;
-
 		/* a source that is not what it says may send more than we asked for */
-		if (rows->n_rows == OPD_PREVIEW_MAX_ROWS)
+		if (rows->n_rows == OPD_PREVIEW_MAX_ROWS || !add_row(rows, result, r))
 			return false;
-		row = row_to_json(rows, result, r);
-		length = printed_length(rows, row) + 2; /* ", " */
-		if (rows->n_bytes + length > OPD_PREVIEW_MAX_BYTES)
-		{
-			rows->cells_cut = cells_cut_before;
-			rows->bytes_full = true;
-			return false;
-		}
-		rows->n_bytes += length;
-		rows->n_rows++;
-		opd_json_push_value(&rows->rows, row);	/* refers to row, so keep it */
 	}
 	return true;
 }

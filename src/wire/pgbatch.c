@@ -254,7 +254,7 @@ take_results(OpdPgConn *conn)
 
 		if (progress != GO_ON)
 			return progress;
-		opd_received_mark(conn);
+		opd_pgconn_mark_received(conn);
 	}
 	return GO_ON;
 }
@@ -319,7 +319,7 @@ opd_pgbatch_continue(OpdPgConn *conn, int events)
 		opd_pgbatch_lost(conn);
 		return;
 	}
-	if (opd_received_too_much(conn))
+	if (opd_pgconn_received_too_much(conn))
 	{
 		conn->batch_error = opd_error_new(OPD_QUERY_FAILED,
 										  "the source sent a larger row than the agent takes");
@@ -352,4 +352,6 @@ opd_pgconn_run(OpdPgConn *conn, OpdPgDoneCallback done, void *arg)
 	begin_command(conn);
 	opd_watch_set(conn->watch, PQsocket(conn->pg),
 				  unsent == 1 ? (OPD_READABLE | OPD_WRITABLE) : OPD_READABLE);
+	if (conn->relay != NULL)
+		opd_relay_turn(conn->relay, false);
 }

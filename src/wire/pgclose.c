@@ -20,6 +20,7 @@
  */
 #include "base/opdata.h"
 
+#include "port/atomics.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 
@@ -29,6 +30,13 @@
 
 /* Connections of this process that are not closed yet. */
 static dlist_head open_connections = DLIST_STATIC_INIT(open_connections);
+
+/*
+ * Cancel threads that have not ended. A source need not answer a cancel
+ * request, and PQcancel() waits for the answer for ever, so there may be only
+ * so many; when they are used up, the source's statement_timeout has to do.
+ */
+static pg_atomic_uint32 cancels_under_way = {0};
 
 /* Handles to cancel one after the other; malloc'd, for a thread. */
 typedef struct CancelList
@@ -43,7 +51,10 @@ new_cancel_list(int capacity)
 	CancelList *list = malloc(offsetof(CancelList, handles) + capacity * sizeof(PGcancel *));
 
 	if (list != NULL)
+	{
 		list->n = 0;
+		pg_atomic_add_fetch_u32(&cancels_under_way, 1);
+	}
 	return list;
 }
 
@@ -71,6 +82,8 @@ free_cancel_list(void *data)
 {
 	CancelList *list = data;
 
+	pg_atomic_sub_fetch_u32(&cancels_under_way, 1);
+
 	for (int i = 0; i < list->n; i++)
 		PQfreeCancel(list->handles[i]);
 	free(list);
@@ -81,7 +94,8 @@ opd_pgconn_cancel(OpdPgConn *conn)
 {
 	CancelList *list;
 
-	if (conn->pg == NULL || !conn->in_batch)
+	if (conn->pg == NULL || !conn->in_batch ||
+		pg_atomic_read_u32(&cancels_under_way) >= OPD_CANCELS_MAX)
 		return;
 	list = new_cancel_list(1);
 	if (list == NULL)
@@ -138,6 +152,9 @@ opd_pgconn_close(OpdPgConn *conn)
 	if (conn->pg != NULL)
 		PQfinish(conn->pg);
 	conn->pg = NULL;
+	if (conn->relay != NULL)
+		opd_relay_close(conn->relay);
+	conn->relay = NULL;
 	ReleaseExternalFD();
 }
 

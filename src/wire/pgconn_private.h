@@ -13,7 +13,10 @@
 #include "lib/ilist.h"
 #include "utils/memutils.h"
 
+#include "base/limits.h"
 #include "wire/pgconn.h"
+#include "wire/relay.h"
+#include "wire/signin.h"
 #include "wire/tlswatch.h"
 
 typedef struct OpdPgCommand OpdPgCommand;
@@ -29,12 +32,15 @@ struct OpdPgConn
 	OpdTimer   *failed_at_once; /* set when a call failed that should begin something */
 	PGconn	   *pg;				/* NULL once closed */
 	bool		connecting;		/* socket events go to pgopen.c, not pgbatch.c */
+	OpdRelay   *relay;			/* between libpq and the network, once connected */
 	uint64		message_start;	/* bytes received when the last result was whole */
 	bool		is_socket;
 
 	/* connecting */
 	OpdTlsWatch tls;
 	ConnStatusType phase;		/* before the last step, for the verdict */
+	OpdSignIn	signin;
+	bool		wants_more;		/* a message of the sign-in is not whole yet */
 	bool		tls_refused;	/* server answered "N" to the TLS request */
 	bool		refused_before_credentials;
 	OpdPgOpenCallback opened;
@@ -65,13 +71,20 @@ extern OpdError *opd_pgbatch_error(const PGresult *result);
 /* pgclose.c: put into the list of connections to cancel at exit; take out */
 extern void opd_pgclose_register(OpdPgConn *conn);
 
-/*
- * received.c: bound what the peer can make libpq hold. To be called for a new
- * socket; whenever a result is whole; and to ask whether more came since than
- * we take. Never throw.
- */
-extern void opd_received_limit(OpdPgConn *conn);
-extern bool opd_received_too_much(OpdPgConn *conn);
-extern void opd_received_mark(OpdPgConn *conn);
+/* Everything up to here is read and done with. */
+static inline void
+opd_pgconn_mark_received(OpdPgConn *conn)
+{
+	if (conn->relay != NULL)
+		conn->message_start = opd_relay_received(conn->relay);
+}
+
+/* Did the source send more since the last mark than any honest answer takes? */
+static inline bool
+opd_pgconn_received_too_much(const OpdPgConn *conn)
+{
+	return conn->relay != NULL &&
+		opd_relay_received(conn->relay) - conn->message_start > OPD_SOURCE_MESSAGE_MAX_BYTES;
+}
 
 #endif							/* OPD_PGCONN_PRIVATE_H */

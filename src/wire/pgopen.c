@@ -339,7 +339,7 @@ static void
 opened(OpdPgConn *conn)
 {
 	conn->connecting = false;
-	opd_received_mark(conn);
+	opd_pgconn_mark_received(conn);
 	if (PQsetnonblocking(conn->pg, 1) != 0 || PQenterPipelineMode(conn->pg) != 1)
 	{
 		fail(conn, opd_error_new(OPD_INTERNAL, "could not set up the connection"));
@@ -349,6 +349,51 @@ opened(OpdPgConn *conn)
 	conn->opened(conn->opened_arg, NULL);
 }
 
+static void on_arrived(void *arg);
+
+/* The connection to the peer stands: from here on libpq gets it in portions. */
+static bool
+insert_relay(OpdPgConn *conn)
+{
+	opd_watch_stop(conn->watch);
+	conn->relay = opd_relay_new(conn->loop, PQsocket(conn->pg), on_arrived, conn);
+	return conn->relay != NULL;
+}
+
+/*
+ * Look at what the server asks for before libpq does it. False when libpq may
+ * not go on: a message is not whole yet, or the connection failed.
+ */
+static bool
+signin_may_go_on(OpdPgConn *conn)
+{
+	char		bytes[2 * OPD_RELAY_PORTION_BYTES];
+	ssize_t		n;
+	OpdSignInVerdict verdict;
+
+	conn->wants_more = false;
+	if (conn->phase != CONNECTION_AWAITING_RESPONSE)
+		return true;
+	if (conn->tls.ssl != NULL)
+		n = opd_tlswatch_peek(&conn->tls, bytes, sizeof(bytes));
+	else
+		n = recv(PQsocket(conn->pg), bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
+
+	verdict = opd_signin_look(&conn->signin, bytes, Max(n, 0));
+	if (verdict == OPD_SIGNIN_INCOMPLETE && conn->tls.ssl == NULL)
+	{
+		/* readable, but not to be read yet: the relay tells when there is more */
+		opd_watch_stop(conn->watch);
+		conn->wants_more = true;
+		return false;
+	}
+	if (verdict == OPD_SIGNIN_INCOMPLETE)
+		fail(conn, unreachable(conn, "the source cut a message of the sign-in in two"));
+	else if (verdict == OPD_SIGNIN_REFUSED)
+		fail(conn, conn->signin.error);
+	return verdict == OPD_SIGNIN_FINE;
+}
+
 void
 opd_pgopen_continue(OpdPgConn *conn, int events)
 {
@@ -356,7 +401,14 @@ opd_pgopen_continue(OpdPgConn *conn, int events)
 	char	  **saved_environment;
 
 	conn->phase = PQstatus(conn->pg);
+	if (conn->phase == CONNECTION_MADE && conn->relay == NULL && !insert_relay(conn))
+	{
+		fail(conn, opd_error_new(OPD_INTERNAL, "could not open a socket pair: %m"));
+		return;
+	}
 	peek_tls_answer(conn);
+	if (!signin_may_go_on(conn))
+		return;
 
 	saved_environment = hide_environment();
 	if (saved_environment == NULL)
@@ -373,7 +425,7 @@ opd_pgopen_continue(OpdPgConn *conn, int events)
 		opened(conn);
 	else if (step == PGRES_POLLING_FAILED)
 		fail(conn, failure(conn));
-	else if (opd_received_too_much(conn))
+	else if (opd_pgconn_received_too_much(conn))
 		fail(conn, unreachable(conn, "the source sent more than a sign-in takes"));
 	else
 		opd_watch_set(conn->watch, PQsocket(conn->pg),
@@ -390,7 +442,16 @@ on_socket(void *arg, int events)
 		opd_pgopen_continue(conn, events);
 	else
 		opd_pgbatch_continue(conn, events);
+	if (conn->relay != NULL)
+		opd_relay_turn(conn->relay, conn->wants_more);
 	MemoryContextSwitchTo(old);
+}
+
+/* The relay put something into libpq's socket. */
+static void
+on_arrived(void *arg)
+{
+	on_socket(arg, OPD_READABLE);
 }
 
 /* A call failed on the spot: told from the loop, as any other outcome. */
@@ -447,10 +508,7 @@ opd_pgconn_open(OpdLoop *loop, const OpdPgTarget *target,
 	if (PQstatus(conn->pg) == CONNECTION_BAD)
 		opd_timer_set(conn->failed_at_once, opd_now_ms());
 	else
-	{
-		opd_received_limit(conn);
 		opd_watch_set(conn->watch, PQsocket(conn->pg), OPD_WRITABLE);
-	}
 	return conn;
 }
 

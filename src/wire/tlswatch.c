@@ -11,11 +11,9 @@
  */
 #include "base/opdata.h"
 
-#include <sys/socket.h>
 #include <openssl/err.h>
 #include <openssl/x509.h>
 
-#include "base/limits.h"
 #include "wire/tlswatch.h"
 
 /*
@@ -28,34 +26,11 @@ static OpdTlsWatch *expecting;
 
 static int	watch_slot(void);
 
-/*
- * One call into OpenSSL goes on for as long as the peer sends messages that it
- * may ignore, such as empty handshake messages, and no signal ends it. So they
- * are counted, and too many shut the socket.
- */
-static void
-on_message(int is_ours, int version, int type, const void *bytes, size_t length,
-		   SSL *ssl, void *arg)
-{
-	OpdTlsWatch *watch = arg;
-
-	if (is_ours || (type != SSL3_RT_HANDSHAKE && type != SSL3_RT_ALERT &&
-					type != SSL3_RT_CHANGE_CIPHER_SPEC))
-		return;
-	if (++watch->n_messages == OPD_TLS_MAX_MESSAGES)
-		(void) shutdown(SSL_get_fd(ssl), SHUT_RDWR);
-}
-
 static void
 on_info(const SSL *ssl, int where, int value)
 {
 	OpdTlsWatch *watch = SSL_get_ex_data(ssl, watch_slot());
 
-	if (watch != NULL && (where & SSL_CB_HANDSHAKE_START))
-	{
-		SSL_set_msg_callback(watch->ssl, on_message);
-		SSL_set_msg_callback_arg(watch->ssl, watch);
-	}
 	if (watch != NULL && (where & SSL_CB_READ_ALERT) == SSL_CB_READ_ALERT &&
 		(value & 0xff) != SSL_AD_CLOSE_NOTIFY)
 		watch->alert = value & 0xff;
@@ -122,7 +97,6 @@ opd_tlswatch_detach(OpdTlsWatch *watch)
 	if (watch->ssl == NULL)
 		return;
 	SSL_set_info_callback(watch->ssl, NULL);
-	SSL_set_msg_callback(watch->ssl, NULL);
 	SSL_set_ex_data(watch->ssl, watch_slot(), NULL);
 	SSL_free(watch->ssl);
 	watch->ssl = NULL;
@@ -133,6 +107,15 @@ bool
 opd_tlswatch_pending(const OpdTlsWatch *watch)
 {
 	return watch->ssl != NULL && SSL_pending(watch->ssl) > 0;
+}
+
+size_t
+opd_tlswatch_peek(const OpdTlsWatch *watch, char *bytes, size_t size)
+{
+	int			n = SSL_peek(watch->ssl, bytes, size);
+
+	ERR_clear_error();
+	return n > 0 ? n : 0;
 }
 
 bool

@@ -23,7 +23,6 @@ typedef struct OpdTlsWatch
 	int			verify_error;	/* X509_V_ERR_..., or X509_V_OK */
 	char		issuer[256];	/* of the certificate that failed */
 	int			alert;			/* TLS alert description that came in, or -1 */
-	int			n_messages;		/* TLS's own messages that came in */
 } OpdTlsWatch;
 
 /*
@@ -38,6 +37,12 @@ extern void opd_tlswatch_detach(OpdTlsWatch *watch);
 
 /* Has OpenSSL decrypted bytes that libpq has not read yet? */
 extern bool opd_tlswatch_pending(const OpdTlsWatch *watch);
+
+/*
+ * Decrypted bytes that libpq has not read yet, of the next record; 0 when there
+ * are none. They stay to be read.
+ */
+extern size_t opd_tlswatch_peek(const OpdTlsWatch *watch, char *bytes, size_t size);
 
 /* Did the handshake itself come to its end? */
 extern bool opd_tlswatch_handshake_done(const OpdTlsWatch *watch);

@@ -266,8 +266,11 @@ sub hostile_sources
 		(
 			map { $_ => {%refused} }
 			  qw(http garbage closes tls-garbage tls-answer-garbage tls-endless tls-closes
-			  login-huge-error login-old-error login-huge-message login-endless-notices
-			  login-kerberos login-unknown-method)
+			  login-huge-error login-old-error login-huge-message login-endless-notices)
+		),
+		(
+			map { $_ => { code => 'authentication_failed', sqlstate => '28000' } }
+			  qw(login-kerberos login-unknown-method)
 		),
 		'starting-up' => { code => 'connection_refused', sqlstate => '57P03' },
 		'in-another-language' => { code => 'connection_refused', sqlstate => '57P03' },
