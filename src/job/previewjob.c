@@ -72,9 +72,13 @@ explain(PreviewJob *job, OpdError *error)
 	const char *user = quote_identifier(job->credential->username);
 	const char *schema = job->credential->schema ? quote_identifier(job->credential->schema) : "public";
 
-	if (error->code == OPD_TIMEOUT)
+	if (error->code == OPD_TIMEOUT &&
+		opd_now_ms() - job->started_ms >= OPD_PREVIEW_TIMEOUT_MS)
 	{
-		/* one limit for all of it: the promise is query_timeout */
+		/*
+		 * One limit for all of it: the promise is query_timeout. (A
+		 * credential's own connect_timeout can end it before.)
+		 */
 		error->code = OPD_QUERY_TIMEOUT;
 		strlcpy(error->sqlstate, "57014", sizeof(error->sqlstate));
 	}
@@ -83,6 +87,8 @@ explain(PreviewJob *job, OpdError *error)
 					   schema, user, schema, user, schema, user);
 	else if (strcmp(error->sqlstate, "42P01") == 0)
 		opd_error_hint(error, "Check the name; qualify it with its schema, or set \"schema\" in the credentials.");
+	else if (strcmp(error->sqlstate, "22021") == 0)
+		opd_error_hint(error, "The source holds bytes that are no UTF-8, as a SQL_ASCII database can; select such a column as encode(convert_to(column, 'SQL_ASCII'), 'hex').");
 	else if (error->code == OPD_QUERY_FAILED && error->hint == NULL)
 		opd_error_hint(error, "Try the statement with psql on the source, as role %s.", user);
 	else if (error->code == OPD_SYNTAX_ERROR && error->hint == NULL)

@@ -322,8 +322,8 @@ opd_pgbatch_continue(OpdPgConn *conn, int events)
 	if (opd_pgconn_received_too_much(conn))
 	{
 		conn->batch_error = opd_error_new(OPD_QUERY_FAILED,
-										  "the source sent a larger row than the agent takes");
-		opd_error_hint(conn->batch_error, "Select fewer or shorter columns.");
+										  "the source sent more at once than the agent takes");
+		opd_error_hint(conn->batch_error, "If the rows are that long, select fewer or shorter columns.");
 		opd_pgbatch_lost(conn);
 		return;
 	}

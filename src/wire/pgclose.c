@@ -38,99 +38,56 @@ static dlist_head open_connections = DLIST_STATIC_INIT(open_connections);
  */
 static pg_atomic_uint32 cancels_under_way = {0};
 
-/* Handles to cancel one after the other; malloc'd, for a thread. */
-typedef struct CancelList
-{
-	int			n;
-	PGcancel   *handles[FLEXIBLE_ARRAY_MEMBER];
-} CancelList;
-
-static CancelList *
-new_cancel_list(int capacity)
-{
-	CancelList *list = malloc(offsetof(CancelList, handles) + capacity * sizeof(PGcancel *));
-
-	if (list != NULL)
-	{
-		list->n = 0;
-		pg_atomic_add_fetch_u32(&cancels_under_way, 1);
-	}
-	return list;
-}
-
 static void
-add_cancel(CancelList *list, OpdPgConn *conn)
+send_cancel(void *handle)
 {
-	PGcancel   *handle = PQgetCancel(conn->pg);
-
-	if (handle != NULL)
-		list->handles[list->n++] = handle;
-}
-
-static void
-cancel_all(void *data)
-{
-	CancelList *list = data;
 	char		unread[256];
 
-	for (int i = 0; i < list->n; i++)
-		(void) PQcancel(list->handles[i], unread, sizeof(unread));
+	(void) PQcancel(handle, unread, sizeof(unread));
 }
 
 static void
-free_cancel_list(void *data)
+free_cancel(void *handle)
 {
-	CancelList *list = data;
-
+	PQfreeCancel(handle);
 	pg_atomic_sub_fetch_u32(&cancels_under_way, 1);
-
-	for (int i = 0; i < list->n; i++)
-		PQfreeCancel(list->handles[i]);
-	free(list);
 }
 
 void
 opd_pgconn_cancel(OpdPgConn *conn)
 {
-	CancelList *list;
+	PGcancel   *handle;
 
 	if (conn->pg == NULL || !conn->in_batch ||
 		pg_atomic_read_u32(&cancels_under_way) >= OPD_CANCELS_MAX)
 		return;
-	list = new_cancel_list(1);
-	if (list == NULL)
+	handle = PQgetCancel(conn->pg);
+	if (handle == NULL)
 		return;
-	add_cancel(list, conn);
-	(void) opd_thread_start(NULL, cancel_all, free_cancel_list, list, NULL, NULL);
+	pg_atomic_add_fetch_u32(&cancels_under_way, 1);
+	(void) opd_thread_start(NULL, send_cancel, free_cancel, handle, NULL, NULL);
 }
 
-/* Runs before the exit of a process, also when it is terminated mid-query. */
+/*
+ * Runs before the exit of a process, also when it is terminated mid-query.
+ * Waits a while for the requests to leave, those of connections that were
+ * closed a moment ago included.
+ */
 static void
 cancel_at_exit(int code, Datum arg)
 {
-	CancelList *list;
+	double		until_ms = opd_now_ms() + OPD_EXIT_CANCEL_MS;
 	dlist_iter	iter;
-	int			n = 0;
 
-	dlist_foreach(iter, &open_connections)
-		n++;
-	list = n > 0 ? new_cancel_list(n) : NULL;
-	if (list == NULL)
-		return;
 	dlist_foreach(iter, &open_connections)
 	{
 		OpdPgConn  *conn = dlist_container(OpdPgConn, node, iter.cur);
 
-		if (conn->pg != NULL && conn->in_batch)
-		{
-			add_cancel(list, conn);
-			conn->in_batch = false; /* so that closing does not repeat it */
-		}
+		opd_pgconn_cancel(conn);
+		conn->in_batch = false; /* so that closing does not repeat it */
 	}
-	if (list->n > 0)
-		(void) opd_thread_run_bounded(cancel_all, free_cancel_list, list, OPD_EXIT_CANCEL_MS);
-	else
-		free_cancel_list(list);
+	while (pg_atomic_read_u32(&cancels_under_way) > 0 && opd_now_ms() < until_ms)
+		pg_usleep(1000);
 }
 
 void

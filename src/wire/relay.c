@@ -27,6 +27,7 @@ struct OpdRelay
 	int			network;		/* socket to the peer */
 	int			near;			/* our end of the pair */
 	OpdWatch   *network_watch;
+	int			watched;		/* events that it is set for */
 	bool		ended;			/* the peer sends no more */
 	uint64		received;
 
@@ -102,6 +103,9 @@ watch(OpdRelay *relay, bool more)
 		events |= OPD_READABLE;
 	if (relay->unsent_from < relay->unsent_to)
 		events |= OPD_WRITABLE;
+	if (events == relay->watched)
+		return;
+	relay->watched = events;
 	if (events != 0)
 		opd_watch_set(relay->network_watch, relay->network, events);
 	else
@@ -113,7 +117,8 @@ on_network(void *arg, int events)
 {
 	OpdRelay   *relay = arg;
 
-	send_written(relay);
+	if (events & OPD_WRITABLE)
+		send_written(relay);
 	if ((events & OPD_READABLE) && !relay->ended && move_portion(relay))
 		relay->arrived(relay->arg);
 	else

@@ -8,7 +8,6 @@
  */
 #include "base/opdata.h"
 
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -162,30 +161,4 @@ opd_thread_release(OpdThread *thread)
 	opd_watch_free(thread->watch);
 	let_go(thread->shared);
 	pfree(thread);
-}
-
-bool
-opd_thread_run_bounded(OpdThreadWork work, OpdThreadFree free_data,
-					   void *data, int max_ms)
-{
-	Shared	   *shared = start(work, free_data, data);
-	double		until_ms = opd_now_ms() + max_ms;
-	struct pollfd pollfd;
-	int			rc;
-	bool		done;
-
-	if (shared == NULL)
-		return false;
-	pollfd.fd = shared->done_fd;
-	pollfd.events = POLLIN;
-	do
-	{
-		/* a signal ends the wait early: PostgreSQL's handlers run here */
-		long		left_ms = (long) (until_ms - opd_now_ms());
-
-		rc = poll(&pollfd, 1, Max(left_ms, 0));
-	} while (rc < 0 && errno == EINTR);
-	done = rc > 0;
-	let_go(shared);
-	return done;
 }

@@ -47,11 +47,4 @@ extern OpdThread *opd_thread_start(OpdLoop *loop, OpdThreadWork work, OpdThreadF
  */
 extern void opd_thread_release(OpdThread *thread);
 
-/*
- * Run the work in a thread and wait for it without a loop, at most max_ms:
- * for a process that is exiting and may not wait long. True when it was done.
- */
-extern bool opd_thread_run_bounded(OpdThreadWork work, OpdThreadFree free_data,
-								   void *data, int max_ms);
-
 #endif							/* OPD_THREAD_H */
