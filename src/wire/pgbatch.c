@@ -282,14 +282,15 @@ opd_pgbatch_continue(OpdPgConn *conn, int events)
 	Progress	progress;
 	int			unsent;
 
-	if ((events & OPD_READABLE) && !consume_input(conn) && !conn->in_batch)
+	/* nothing is due: it stays in the socket, where the relay bounds it */
+	if (!conn->in_batch)
 	{
-		opd_watch_stop(conn->watch);	/* lost while idle: the next batch tells */
+		opd_watch_stop(conn->watch);
 		return;
 	}
+	if (events & OPD_READABLE)
+		(void) consume_input(conn); /* a loss shows in the status below */
 	drop_notifications(conn->pg);
-	if (!conn->in_batch)
-		return;
 
 	progress = take_results(conn);
 	if (conn->pg == NULL)

@@ -380,6 +380,8 @@ signin_may_go_on(OpdPgConn *conn)
 		n = recv(PQsocket(conn->pg), bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
 
 	verdict = opd_signin_look(&conn->signin, bytes, Max(n, 0));
+	if (verdict == OPD_SIGNIN_INCOMPLETE && opd_relay_ended(conn->relay))
+		return true;			/* it never will be: libpq tells the end */
 	if (verdict == OPD_SIGNIN_INCOMPLETE && conn->tls.ssl == NULL)
 	{
 		/* readable, but not to be read yet: the relay tells when there is more */

@@ -28,7 +28,9 @@ struct OpdRelay
 	int			near;			/* our end of the pair */
 	OpdWatch   *network_watch;
 	int			watched;		/* events that it is set for */
+	bool		more;			/* libpq needs more to go on */
 	bool		ended;			/* the peer sends no more */
+	bool		broken;			/* the peer takes no more */
 	uint64		received;
 
 	/* on its way to the peer */
@@ -73,7 +75,7 @@ move_portion(OpdRelay *relay)
 static void
 send_written(OpdRelay *relay)
 {
-	for (;;)
+	while (!relay->broken)
 	{
 		ssize_t		n;
 
@@ -87,19 +89,31 @@ send_written(OpdRelay *relay)
 		}
 		n = send(relay->network, relay->unsent + relay->unsent_from,
 				 relay->unsent_to - relay->unsent_from, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (n < 0)
-			return;				/* full, or broken, which reading tells */
-		relay->unsent_from += n;
+		if (n >= 0)
+			relay->unsent_from += n;
+		else if (errno == EAGAIN || errno == EWOULDBLOCK)
+			return;
+		else if (errno != EINTR)
+		{
+			/* reading tells libpq */
+			relay->broken = true;
+			relay->unsent_from = relay->unsent_to = 0;
+		}
 	}
 }
 
-/* Watch what can go on: see the conditions in opd_relay_turn(). */
+static bool
+wants_portion(const OpdRelay *relay)
+{
+	return !relay->ended && (relay->more || portion_taken(relay));
+}
+
 static void
-watch(OpdRelay *relay, bool more)
+watch(OpdRelay *relay)
 {
 	int			events = 0;
 
-	if (!relay->ended && (more || portion_taken(relay)))
+	if (wants_portion(relay))
 		events |= OPD_READABLE;
 	if (relay->unsent_from < relay->unsent_to)
 		events |= OPD_WRITABLE;
@@ -119,10 +133,10 @@ on_network(void *arg, int events)
 
 	if (events & OPD_WRITABLE)
 		send_written(relay);
-	if ((events & OPD_READABLE) && !relay->ended && move_portion(relay))
+	if ((events & OPD_READABLE) && wants_portion(relay) && move_portion(relay))
 		relay->arrived(relay->arg);
 	else
-		watch(relay, false);
+		watch(relay);
 }
 
 OpdRelay *
@@ -153,21 +167,15 @@ opd_relay_new(OpdLoop *loop, int fd, OpdRelayCallback arrived, void *arg)
 	close(pair[0]);
 	relay->network = network;
 	relay->near = pair[1];
-	watch(relay, false);
 	return relay;
 }
 
 void
 opd_relay_turn(OpdRelay *relay, bool more)
 {
+	relay->more = more;
 	send_written(relay);
-	watch(relay, more);
-}
-
-uint64
-opd_relay_received(const OpdRelay *relay)
-{
-	return relay->received;
+	watch(relay);
 }
 
 void
@@ -177,4 +185,16 @@ opd_relay_close(OpdRelay *relay)
 	opd_watch_free(relay->network_watch);
 	close(relay->near);
 	close(relay->network);
+}
+
+bool
+opd_relay_ended(const OpdRelay *relay)
+{
+	return relay->ended;
+}
+
+uint64
+opd_relay_received(const OpdRelay *relay)
+{
+	return relay->received;
 }

@@ -27,8 +27,9 @@ typedef void (*OpdRelayCallback) (void *arg);
 
 /*
  * Take over the connected socket "fd": it becomes our end of a socket pair. No
- * watch may be set on it. Returns NULL, with everything as it was, when
- * descriptors run out. In the current memory context.
+ * watch may be set on it. Nothing moves before the first opd_relay_turn().
+ * Returns NULL, with everything as it was, when descriptors run out. In the
+ * current memory context.
  */
 extern OpdRelay *opd_relay_new(OpdLoop *loop, int fd, OpdRelayCallback arrived, void *arg);
 
@@ -38,6 +39,9 @@ extern OpdRelay *opd_relay_new(OpdLoop *loop, int fd, OpdRelayCallback arrived, 
  * is taken although the last was not read: it holds a part of a message only.
  */
 extern void opd_relay_turn(OpdRelay *relay, bool more);
+
+/* Did the peer close, so that nothing follows what libpq can read? */
+extern bool opd_relay_ended(const OpdRelay *relay);
 
 /* Bytes that came from the peer so far. */
 extern uint64 opd_relay_received(const OpdRelay *relay);

@@ -3,9 +3,11 @@
  * signin.h
  *	  What a server asks for during sign-in, looked at before libpq obeys.
  *
- * Two requests would keep libpq busy where no deadline and no signal reaches
- * it: a SCRAM exchange with thousands of millions of iterations, and GSSAPI,
- * which talks to other servers on its own. Both are refused.
+ * Some requests would keep libpq busy where no deadline and no signal reaches
+ * it: a SCRAM exchange with thousands of millions of iterations; GSSAPI, which
+ * talks to other servers on its own; passwords asked for so often that the
+ * answers fill the socket. They are refused, and so is everything that is not
+ * exactly as the protocol has it, since libpq reads on wherever it stopped.
  *
  * src/wire/signin.h
  *-------------------------------------------------------------------------
@@ -18,6 +20,7 @@
 typedef struct OpdSignIn
 {
 	bool		sasl_begun;		/* then nothing but SASL may follow */
+	bool		password_asked; /* then no second request may follow */
 	OpdError   *error;			/* why it was refused */
 } OpdSignIn;
 
@@ -31,7 +34,9 @@ typedef enum OpdSignInVerdict
 /*
  * Look at bytes that libpq has not read yet, beginning with a message
  * (https://www.postgresql.org/docs/current/protocol-message-formats.html,
- * "Authentication..."). The error is in the current memory context.
+ * "Authentication..."). The same bytes may be looked at again while they are
+ * incomplete: only what is fine is remembered. The error is in the current
+ * memory context.
  */
 extern OpdSignInVerdict opd_signin_look(OpdSignIn *signin, const char *bytes, size_t length);
 

@@ -58,7 +58,10 @@ my %modes = (
 	'login-endless-notices' => { startup => sub { endless(sub { notice() x 100 }); } },
 	'login-kerberos' => { startup => sub { put(message('R', pack('N', 7))); linger(); } },
 	'login-unknown-method' => { startup => sub { put(message('R', pack('N', 99))); linger(); } },
-	'login-hard-scram' => { startup => \&hard_scram },
+	'login-hard-scram' => { startup => sub { hard_scram('2147483647') } },
+	'login-negative-scram' => { startup => sub { hard_scram('-2147483649') } },
+	'login-password-flood' => { startup => sub { put(message('R', pack('N', 3)) x 3600); linger(); } },
+	'login-hidden-kerberos' => { startup => sub { put('R' . pack('NN', 17, 3) . message('R', pack('N', 7))); linger(); } },
 	'login-silent' => { password => sub { linger(); } },
 	'login-endless-parameters' => {
 		password => sub { put(message('R', pack('N', 0))); my $n = 0; endless(sub { join('', map { parameter('p' . $n++, '') } 1 .. 1000) }); }
@@ -282,11 +285,12 @@ sub at
 # An iteration count that keeps the client's processor busy for very long.
 sub hard_scram
 {
+	my ($iterations) = @_;
 	put(message('R', pack('N', 10) . "SCRAM-SHA-256\0\0"));
 	my (undef, $first) = get_message();
 	my ($nonce) = $first =~ /r=([^,]+)/ or done();
 	say_event('scram');
-	put(message('R', pack('N', 11) . "r=${nonce}abc,s=c2FsdHNhbHQ=,i=2147483647"));
+	put(message('R', pack('N', 11) . "r=${nonce}abc,s=c2FsdHNhbHQ=,i=$iterations"));
 	linger();
 	return;
 }

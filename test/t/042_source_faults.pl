@@ -270,7 +270,8 @@ sub hostile_sources
 		),
 		(
 			map { $_ => { code => 'authentication_failed', sqlstate => '28000' } }
-			  qw(login-kerberos login-unknown-method)
+			  qw(login-kerberos login-unknown-method login-negative-scram
+			  login-password-flood login-hidden-kerberos)
 		),
 		'starting-up' => { code => 'connection_refused', sqlstate => '57P03' },
 		'in-another-language' => { code => 'connection_refused', sqlstate => '57P03' },
