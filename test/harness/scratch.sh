@@ -57,7 +57,7 @@ signal_leftovers()
 # memory; what is still there three seconds later is killed.
 cleanup()
 {
-	trap - EXIT HUP INT TERM
+	trap - EXIT HUP INT PIPE TERM
 	if signal_leftovers QUIT; then
 		tries=0
 		while signal_leftovers 0 && [ $tries -lt 30 ]; do
@@ -69,7 +69,7 @@ cleanup()
 	rm -rf "$scratch"
 }
 trap cleanup EXIT
-trap 'exit 1' HUP INT TERM
+trap 'exit 1' HUP INT PIPE TERM
 
 keep_logs()
 {
