@@ -253,6 +253,8 @@ on_described(void *arg, OpdError *error)
 		name_builtin_types(job);
 	else
 		opd_pgconn_add(conn, type_names, 0, NULL, on_type_names, job);
+	if (opd_previewsql_may_print_bytea(job->description))
+		opd_pgconn_add(conn, "SET LOCAL bytea_output = 'hex'", 0, NULL, NULL, NULL);
 	opd_pgconn_add_streamed(conn, opd_previewsql_wrap(job->verdict.statement, job->description),
 							on_row, job);
 	opd_pgconn_add(conn, "ROLLBACK", 0, NULL, NULL, NULL);

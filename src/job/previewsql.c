@@ -147,6 +147,19 @@ opd_previewsql_wrap(const char *statement, const PGresult *description)
 	return sql.data;
 }
 
+bool
+opd_previewsql_may_print_bytea(const PGresult *description)
+{
+	for (int i = 0; i < PQnfields(description); i++)
+	{
+		CutKind		kind = cut_kind(PQftype(description, i), PQfmod(description, i));
+
+		if (kind == CUT_BYTEA || kind == CUT_PRINTED)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Object ids below this are fixed by hand and the same in every PostgreSQL
  * (and in CockroachDB), see catalog/unused_oids and access/transam.h.

@@ -20,6 +20,12 @@
 extern char *opd_previewsql_wrap(const char *statement, const PGresult *description);
 
 /*
+ * May a column hold bytea, by itself or inside another type? Then the source
+ * must be told to print it as hex.
+ */
+extern bool opd_previewsql_may_print_bytea(const PGresult *description);
+
+/*
  * Query for the names of the column types that this server cannot name
  * itself, or NULL when it knows them all: one row, with a column for each
  * column of the description.

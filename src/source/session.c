@@ -469,7 +469,6 @@ opd_session_add_begin(OpdSession *session, const char *search_path)
 	/* strings mean what our own parser took them for; servers report this */
 	if (conforming == NULL || strcmp(conforming, "on") != 0)
 		add_command(conn, "SET LOCAL standard_conforming_strings = on");
-	add_command(conn, "SET LOCAL bytea_output = 'hex'");
 
 	if (search_path != NULL)
 		add_command(conn, psprintf("SET LOCAL search_path = %s", search_path));
