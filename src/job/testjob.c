@@ -19,7 +19,6 @@
 typedef struct TestJob
 {
 	OpdTestJob	public;			/* first: the caller's view */
-	const OpdCredential *credential;
 	OpdSession *session;
 	OpdAudit   *audit;
 	double		started_ms;
@@ -114,7 +113,6 @@ opd_testjob_start(OpdLoop *loop, const OpdCredential *credential,
 {
 	TestJob    *job = palloc0(sizeof(TestJob));
 
-	job->credential = credential;
 	job->started_ms = opd_now_ms();
 	job->audit = opd_audit_new();
 	job->session = opd_session_open(loop, credential, policy,

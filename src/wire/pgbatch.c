@@ -40,8 +40,8 @@ ends_session(const PGresult *result)
  * What went wrong, from its SQLSTATE. The primary message is kept apart, for
  * SQL callers; DETAIL, which can quote rows, is never looked at.
  */
-OpdError *
-opd_pgbatch_error(const PGresult *result)
+static OpdError *
+result_error(const PGresult *result)
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
@@ -145,7 +145,7 @@ opd_pgbatch_lost(OpdPgConn *conn)
 {
 	opd_watch_stop(conn->watch);
 	if (conn->batch_error == NULL)
-		conn->batch_error = opd_pgbatch_error(NULL);
+		conn->batch_error = result_error(NULL);
 	finish_batch(conn);
 }
 
@@ -204,7 +204,7 @@ take_result(OpdPgConn *conn, const PGresult *result)
 
 		case PGRES_FATAL_ERROR:
 			if (conn->batch_error == NULL)
-				conn->batch_error = opd_pgbatch_error(result);
+				conn->batch_error = result_error(result);
 			return PQstatus(conn->pg) == CONNECTION_OK ? GO_ON : BROKEN;
 
 		default:

@@ -100,7 +100,6 @@ extern void opd_pgconn_close(OpdPgConn *conn);
 
 /* Facts about an open connection, or one whose opening failed. */
 extern bool opd_pgconn_used_password(const OpdPgConn *conn);
-extern int	opd_pgconn_server_version(const OpdPgConn *conn);	/* as 150004 */
 extern const char *opd_pgconn_parameter(const OpdPgConn *conn, const char *name);
 extern bool opd_pgconn_tls_in_use(const OpdPgConn *conn);
 extern const char *opd_pgconn_tls_version(const OpdPgConn *conn);

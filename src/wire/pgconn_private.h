@@ -56,17 +56,11 @@ struct OpdPgConn
 	void	   *done_arg;
 };
 
-/* pgopen.c: socket is ready while connecting */
-extern void opd_pgopen_continue(OpdPgConn *conn, int events);
-
 /* pgbatch.c: socket is ready, connection open */
 extern void opd_pgbatch_continue(OpdPgConn *conn, int events);
 
 /* pgbatch.c: the connection broke while a batch was under way */
 extern void opd_pgbatch_lost(OpdPgConn *conn);
-
-/* pgbatch.c: an error as a server reports it, from its SQLSTATE */
-extern OpdError *opd_pgbatch_error(const PGresult *result);
 
 /* pgclose.c: put into the list of connections to cancel at exit; take out */
 extern void opd_pgclose_register(OpdPgConn *conn);

@@ -396,8 +396,8 @@ signin_may_go_on(OpdPgConn *conn)
 	return verdict == OPD_SIGNIN_FINE;
 }
 
-void
-opd_pgopen_continue(OpdPgConn *conn, int events)
+static void
+continue_opening(OpdPgConn *conn)
 {
 	PostgresPollingStatusType step;
 	char	  **saved_environment;
@@ -441,7 +441,7 @@ on_socket(void *arg, int events)
 	MemoryContext old = MemoryContextSwitchTo(conn->context);
 
 	if (conn->connecting)
-		opd_pgopen_continue(conn, events);
+		continue_opening(conn);
 	else
 		opd_pgbatch_continue(conn, events);
 	if (conn->relay != NULL)
@@ -530,12 +530,6 @@ bool
 opd_pgconn_used_password(const OpdPgConn *conn)
 {
 	return PQconnectionUsedPassword(conn->pg);
-}
-
-int
-opd_pgconn_server_version(const OpdPgConn *conn)
-{
-	return PQserverVersion(conn->pg);
 }
 
 const char *

@@ -4,7 +4,7 @@
  *	  Run one blocking C function beside the event loop.
  *
  * Two calls on the way to a source block and have no other form: getaddrinfo()
- * and, before libpq 17, PQcancel(). Each runs in a thread of its own that
+ * and PQcancel() (pgclose.c says why also since libpq 17). Each runs in a thread of its own that
  * touches nothing of PostgreSQL: it has every signal blocked, works on
  * malloc'd data alone and tells the loop through an eventfd. libcurl's
  * resolver does the same.
