@@ -8,7 +8,10 @@
 
 EXTENSION = opdata
 MODULE_big = opdata
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
+
+# Made by the protobuf-c compiler; every file that includes it waits for it.
+PROTO = src/temporal/temporal
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c) $(PROTO).pb-c.c))
 DATA = $(sort $(wildcard sql/opdata--*.sql))
 
 # Includes between rooms are written "room/file.h". PostgreSQL's headers are
@@ -22,7 +25,7 @@ PG_CPPFLAGS = -Isrc -I$(libpq_srcdir) -isystem $(includedir_server) \
 # arguments: PostgreSQL's own style. -MMD writes the .d files included below.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -fvisibility=hidden -MMD -MP
 
-SHLIB_LINK = $(libpq) -lssl -lcrypto -lpthread
+SHLIB_LINK = $(libpq) -lcurl -lprotobuf-c -lssl -lcrypto -lpthread -lm
 
 # Bitcode for inlining by the JIT would need clang, and our functions are
 # calls over the network. "make with_llvm=yes" builds it all the same.
@@ -30,7 +33,7 @@ ifneq ($(origin with_llvm),command line)
 override with_llvm := no
 endif
 
-EXTRA_CLEAN = tmp_check $(OBJS:.o=.d)
+EXTRA_CLEAN = tmp_check $(OBJS:.o=.d) $(PROTO).pb-c.c $(PROTO).pb-c.h
 
 # On a fresh machine there is no pg_config yet: PGXS is empty then, and what
 # can be made is "deps" and the targets that run it first.
@@ -41,6 +44,11 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 include $(PGXS)
 -include $(OBJS:.o=.d)
+
+$(OBJS): | $(PROTO).pb-c.h
+$(PROTO).pb-c.c: $(PROTO).pb-c.h
+$(PROTO).pb-c.h: $(PROTO).proto
+	protoc-c --proto_path=src/temporal --c_out=src/temporal $<
 else
 all install:
 	@echo "$(PG_CONFIG) was not found; \"make deps\" installs what is missing" >&2; exit 1

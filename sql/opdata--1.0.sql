@@ -57,8 +57,11 @@ REVOKE ALL ON TABLE opdata.connection FROM PUBLIC;
 COMMENT ON TABLE opdata.connection IS 'stored connections of the agent; payload is encrypted under the master key key_id';
 
 /*
- * One row for each finished job: metadata only. The key is a UUID, not a
- * sequence, so that a dump carries everything in the table itself.
+ * One row for each job: metadata only. The key is a UUID, not a sequence, so
+ * that a dump carries everything in the table itself. A job of the control
+ * plane is known by workflow, run and activity id too; "result" is kept of
+ * those that have an effect, so that a retry is answered without doing it
+ * again. "worker" is who runs it.
  */
 CREATE TABLE opdata.job (
 	id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid() PRIMARY KEY,
@@ -66,18 +69,25 @@ CREATE TABLE opdata.job (
 	connection_id text,
 	workspace_id text,
 	state text NOT NULL
-		CONSTRAINT job_state CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY['succeeded', 'failed'])),
+		CONSTRAINT job_state CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'succeeded', 'failed', 'canceled'])),
 	requested_by name NOT NULL,
 	started_at timestamptz NOT NULL,
-	finished_at timestamptz NOT NULL,
-	duration_ms double precision NOT NULL,
+	finished_at timestamptz,
+	duration_ms double precision,
 	row_count bigint,
 	byte_count bigint,
-	error_code text
+	error_code text,
+	workflow_id text,
+	run_id text,
+	activity_id text,
+	attempt integer,
+	worker text,
+	result jsonb
 );
 CREATE INDEX job_started_at_idx ON opdata.job (started_at);
+CREATE UNIQUE INDEX job_activity_idx ON opdata.job (workflow_id, run_id, activity_id);
 REVOKE ALL ON TABLE opdata.job FROM PUBLIC;
-COMMENT ON TABLE opdata.job IS 'finished jobs of the agent: kind, ids, counts, durations, error code; never rows or credentials';
+COMMENT ON TABLE opdata.job IS 'jobs of the agent: kind, ids, counts, durations, error code; never rows or credentials';
 
 SELECT pg_catalog.pg_extension_config_dump('opdata.connection', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.job', '');
@@ -91,10 +101,11 @@ COMMENT ON VIEW @extschema@.opdata_connections IS 'stored connections without th
 
 CREATE VIEW @extschema@.opdata_jobs WITH (security_barrier) AS
 	SELECT id, kind, connection_id, workspace_id, state, requested_by,
-		started_at, finished_at, duration_ms, row_count, byte_count, error_code
+		started_at, finished_at, duration_ms, row_count, byte_count, error_code,
+		workflow_id, run_id, activity_id, attempt, worker
 	FROM opdata.job;
 REVOKE ALL ON TABLE @extschema@.opdata_jobs FROM PUBLIC;
-COMMENT ON VIEW @extschema@.opdata_jobs IS 'finished jobs: metadata only';
+COMMENT ON VIEW @extschema@.opdata_jobs IS 'running and finished jobs: metadata only';
 
 /*
  * The functions run their own SQL as the owner of the tables (src/base/sql.c

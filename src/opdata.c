@@ -13,13 +13,15 @@
 
 #include "conf/conf.h"
 #include "secret/redact.h"
+#include "worker/ddl.h"
+#include "worker/worker.h"
 
 PG_MODULE_MAGIC;
 
 extern PGDLLEXPORT void _PG_init(void);
 
 /*
- * The library hides credentials from the log of every backend and will run
+ * The library hides credentials from the log of every backend and runs
  * background workers, so it must be there from the start of the server.
  * CREATE EXTENSION loads it when it creates the first function, and gets this
  * error.
@@ -35,4 +37,6 @@ _PG_init(void)
 
 	opd_conf_define();
 	opd_redact_install();
+	opd_ddl_install();
+	opd_worker_register();
 }

@@ -24,6 +24,7 @@
 #include "conf/conf.h"
 #include "secret/masterkey.h"
 #include "store/connections.h"
+#include "worker/state.h"
 
 PG_FUNCTION_INFO_V1(opdata_status);
 
@@ -144,12 +145,10 @@ opdata_status(PG_FUNCTION_ARGS)
 {
 	char	   *installed = sql_version();
 	OpdJson		warnings;
-	OpdJson		workers;
 	OpdJson		json;
 	Jsonb	   *key;
 
 	opd_json_begin_array(&warnings);
-	opd_json_begin_array(&workers);
 	if (installed == NULL || strcmp(installed, OPD_VERSION) != 0)
 		warn(&warnings, "version_mismatch",
 			 psprintf("the library is version %s, the extension in this database %s; run ALTER EXTENSION opdata UPDATE;",
@@ -160,7 +159,7 @@ opdata_status(PG_FUNCTION_ARGS)
 	opd_json_add_value(&json, "versions", versions(installed));
 	opd_json_add_value(&json, "key", key);
 	opd_json_add_int(&json, "connections", opd_connections_count());
-	opd_json_add_value(&json, "workers", opd_json_end_array(&workers));
+	opd_json_add_value(&json, "workers", opd_state_workers());
 	opd_json_add_value(&json, "warnings", opd_json_end_array(&warnings));
 	PG_RETURN_JSONB_P(opd_json_end_object(&json));
 }

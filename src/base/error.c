@@ -34,11 +34,13 @@ static const struct
 	[OPD_INVALID_CREDENTIALS] = {"invalid_credentials", "22023"},
 	[OPD_CONNECTION_NOT_FOUND] = {"connection_not_found", "42704"},
 	[OPD_WORKSPACE_DENIED] = {"workspace_denied", "42501"},
+	[OPD_TENANT_MISMATCH] = {"tenant_mismatch", "42501"},
 	[OPD_STATEMENT_NOT_ALLOWED] = {"statement_not_allowed", "25006"},
 	[OPD_MULTIPLE_STATEMENTS] = {"multiple_statements", "42601"},
 	[OPD_SYNTAX_ERROR] = {"syntax_error", "42601"},
 	[OPD_QUERY_FAILED] = {"query_failed", "38000"},
 	[OPD_QUERY_TIMEOUT] = {"query_timeout", "57014"},
+	[OPD_EGRESS_DENIED] = {"egress_denied", "42501"},
 	[OPD_SECRET_UNAVAILABLE] = {"secret_unavailable", "55000"},
 	[OPD_UNSUPPORTED] = {"unsupported", "0A000"},
 	[OPD_INTERNAL] = {"internal", "XX000"},
@@ -139,6 +141,52 @@ opd_error_throw(const OpdError *error)
 			 errdetail_internal("%s", opd_error_name(error->code)),
 			 error->hint ? errhint("%s", error->hint) : 0));
 	pg_unreachable();
+}
+
+OpdError *
+opd_error_of_exception(const ErrorData *exception)
+{
+	const char *sqlstate = unpack_sql_state(exception->sqlerrcode);
+	OpdError   *error;
+
+	if (exception->domain != NULL && strncmp(exception->domain, TEXTDOMAIN, strlen(TEXTDOMAIN)) == 0 &&
+		exception->detail != NULL)
+	{
+		size_t		len = strcspn(exception->detail, " ");
+
+		for (int code = 0; code < (int) lengthof(error_codes); code++)
+		{
+			if (len != strlen(error_codes[code].name) ||
+				strncmp(exception->detail, error_codes[code].name, len) != 0)
+				continue;
+			error = opd_error_new(code, "%s", exception->message);
+			strlcpy(error->sqlstate, sqlstate, sizeof(error->sqlstate));
+			if (exception->detail[len] == ' ')
+				opd_error_detail(error, "%s", exception->detail + len + 1);
+			if (exception->hint != NULL)
+				opd_error_hint(error, "%s", exception->hint);
+			return error;
+		}
+	}
+	error = opd_error_new(OPD_INTERNAL, "the agent database raised an error");
+	strlcpy(error->sqlstate, sqlstate, sizeof(error->sqlstate));
+	return opd_error_hint(error, "Look into the log of the agent's server.");
+}
+
+bool
+opd_error_is_permanent(const OpdError *error)
+{
+	switch (error->code)
+	{
+		case OPD_CONNECTION_REFUSED:
+		case OPD_TIMEOUT:
+		case OPD_HOST_NOT_FOUND:
+		case OPD_SECRET_UNAVAILABLE:
+		case OPD_INTERNAL:
+			return false;
+		default:
+			return true;
+	}
 }
 
 Jsonb *

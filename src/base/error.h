@@ -36,11 +36,13 @@ typedef enum OpdErrorCode
 	OPD_INVALID_CREDENTIALS,
 	OPD_CONNECTION_NOT_FOUND,
 	OPD_WORKSPACE_DENIED,
+	OPD_TENANT_MISMATCH,
 	OPD_STATEMENT_NOT_ALLOWED,
 	OPD_MULTIPLE_STATEMENTS,
 	OPD_SYNTAX_ERROR,
 	OPD_QUERY_FAILED,
 	OPD_QUERY_TIMEOUT,
+	OPD_EGRESS_DENIED,
 	OPD_SECRET_UNAVAILABLE,
 	OPD_UNSUPPORTED,
 	OPD_INTERNAL
@@ -78,6 +80,15 @@ extern const char *opd_error_name(OpdErrorCode code);
  * Never returns.
  */
 opd_noreturn extern void opd_error_throw(const OpdError *error);
+
+/*
+ * The error that a caught exception is: opd_error_throw() put the code into
+ * its DETAIL. Anything else is "internal", in words that quote nothing.
+ */
+extern OpdError *opd_error_of_exception(const ErrorData *exception);
+
+/* Would the same job fail again, whatever happens meanwhile? */
+extern bool opd_error_is_permanent(const OpdError *error);
 
 /* {"code","message","hint"} as a JSON value; NULL gives the JSON null. */
 extern Jsonb *opd_error_to_jsonb(const OpdError *error);

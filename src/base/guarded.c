@@ -8,7 +8,11 @@
  */
 #include "base/opdata.h"
 
+#include "access/xact.h"
+#include "pgstat.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "base/guarded.h"
 
@@ -32,4 +36,47 @@ opd_guarded_call(void (*function) (void *arg), void *arg)
 	}
 	PG_END_TRY();
 	return error;
+}
+
+ErrorData *
+opd_guarded_transaction(void (*function) (void *arg), void *arg, bool wait_for_disk)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (!wait_for_disk)
+			(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
+		MemoryContextSwitchTo(context);
+		function(arg);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	pgstat_report_stat(false);
+	return error;
+}
+
+bool
+opd_guarded_catalog(void (*function) (void *arg), void *arg)
+{
+	if (IsTransactionState())
+	{
+		function(arg);
+		return true;
+	}
+	return opd_guarded_transaction(function, arg, false) == NULL;
 }

@@ -66,6 +66,39 @@
 #define OPD_SIGNIN_MAX_BYTES	2000
 #define OPD_SCRAM_MAX_ITERATIONS 1000000
 
+/* workers */
+#define OPD_WORKERS_MAX			32	/* of each kind */
+#define OPD_WORKER_SLOTS		16	/* promise: jobs at once in an interactive worker */
+#define OPD_QUEUE_POLLERS		5	/* promise: of each queue, in all workers */
+#define OPD_CONF_NAME_MAX_CHARS 500 /* organisation, namespace */
+
+/* HTTP */
+#define OPD_HTTP_MAX_CONNECTIONS 256	/* of one process, idle ones included */
+#define OPD_HTTP_CONNECT_TIMEOUT_MS 10000
+
+/* gRPC: what the server takes in one message, and what we take */
+#define OPD_GRPC_SEND_MAX_BYTES (4 * 1024 * 1024)
+#define OPD_GRPC_RECEIVE_MAX_BYTES (64 * 1024 * 1024)
+#define OPD_GRPC_MESSAGE_MAX_BYTES 256 /* text of a status that is kept */
+
+/* protobuf: memory that one decoded answer may take */
+#define OPD_DECODED_MAX_BYTES	(256 * 1024 * 1024)
+
+/* Temporal: deadlines of calls, in ms; a long poll ends at the server after 60 s */
+#define OPD_POLL_DEADLINE_MS	70000
+#define OPD_RPC_DEADLINE_MS		10000
+
+/* history of one run: the server itself ends a run at 51,200 events or 50 MiB */
+#define OPD_HISTORY_MAX_EVENTS	60000
+#define OPD_HISTORY_MAX_BYTES	(96 * 1024 * 1024)
+
+/* ids of workflows, runs and activities that are kept */
+#define OPD_TEMPORAL_ID_MAX_CHARS 1000
+
+/* a result or failure as Temporal keeps it; its own limit is 2 MiB a payload */
+#define OPD_RESULT_MAX_BYTES	(1536 * 1024)
+#define OPD_FAILURE_TEXT_MAX_BYTES 2048
+
 /* findings of the role audit that are listed; the rest is counted */
 #define OPD_AUDIT_MAX_FINDINGS	50
 

@@ -59,4 +59,16 @@ opd_mark_guc_prefix(const char *prefix)
 #define OPD_HAVE_MERGE 1
 #endif
 
+/* Shared memory is asked for in a hook since 15. */
+#if PG_VERSION_NUM >= 150000
+#define OPD_HAVE_SHMEM_REQUEST_HOOK 1
+#endif
+
+/* pg_database_ownercheck() went in 16. */
+#if PG_VERSION_NUM >= 160000
+#define opd_owns_database(database, role) object_ownercheck(DatabaseRelationId, database, role)
+#else
+#define opd_owns_database(database, role) pg_database_ownercheck(database, role)
+#endif
+
 #endif							/* OPD_PGCOMPAT_H */

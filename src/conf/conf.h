@@ -23,4 +23,33 @@ extern char *opd_conf_key_file(void);
 /* Which hosts a connection may reach. Valid until the next reload. */
 extern OpdHostPolicy opd_conf_host_policy(void);
 
+/*
+ * What the background workers run by. The strings are in the current memory
+ * context, so that a worker can compare them with what a reload brings.
+ */
+typedef struct OpdWorkerConf
+{
+	bool		enabled;
+	char	   *database;
+	char	   *role;			/* NULL: the bootstrap superuser */
+	char	   *org_id;			/* "": idle */
+	char	   *temporal_address;	/* "": no polling */
+	char	   *temporal_namespace;
+	bool		temporal_tls;
+} OpdWorkerConf;
+
+extern OpdWorkerConf *opd_conf_worker(void);
+extern bool opd_conf_worker_equal(const OpdWorkerConf *a, const OpdWorkerConf *b);
+
+/* Worker processes of each kind, and the name of their database. */
+extern int	opd_conf_interactive_workers(void);
+extern int	opd_conf_bulk_workers(void);
+extern const char *opd_conf_database(void);
+
+/* Whether workers may run at all; and how long finished jobs are kept, in s. */
+extern bool opd_conf_enabled(void);
+extern const char *opd_conf_org_id(void);
+extern const char *opd_conf_temporal_address(void);
+extern int	opd_conf_job_retention_s(void);
+
 #endif							/* OPD_CONF_H */

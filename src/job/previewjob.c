@@ -17,6 +17,7 @@
 
 #include "utils/builtins.h"
 
+#include "base/guarded.h"
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/text.h"
@@ -30,6 +31,7 @@ typedef struct PreviewJob
 {
 	OpdPreviewJob public;		/* first: the caller's view */
 	const OpdCredential *credential;
+	const char *query;
 	OpdGuardVerdict verdict;
 	OpdSession *session;
 	double		started_ms;
@@ -39,6 +41,7 @@ typedef struct PreviewJob
 	int			n_columns;
 	PGresult   *description;	/* copy; freed by free_description */
 	MemoryContextCallback free_description;
+	char	   *type_query;		/* what to ask the source for their names */
 	char	  **type_names;		/* NULL until known */
 	OpdPreviewRows *rows;		/* NULL until the type names are known */
 	bool		not_as_described;	/* other columns than the source had said */
@@ -217,15 +220,22 @@ on_description(void *arg, const PGresult *description)
 	return true;
 }
 
-/* Names of the types, where this server knows them all. */
+/*
+ * Names of the types: from our own catalogs where they know them all, else by
+ * a statement to be run on the source.
+ */
 static void
-name_builtin_types(PreviewJob *job)
+name_types(void *arg)
 {
+	PreviewJob *job = arg;
+
+	job->type_query = opd_previewsql_type_names(job->description);
+	if (job->type_query != NULL)
+		return;
 	job->type_names = palloc(sizeof(char *) * Max(job->n_columns, 1));
 	for (int i = 0; i < job->n_columns; i++)
 		job->type_names[i] = opd_previewsql_builtin_type_name(PQftype(job->description, i),
 															  PQfmod(job->description, i));
-	begin_rows(job);
 }
 
 static void
@@ -233,7 +243,6 @@ on_described(void *arg, OpdError *error)
 {
 	PreviewJob *job = arg;
 	OpdPgConn  *conn = opd_session_conn(job->session);
-	char	   *type_names;
 
 	/* where neither grammar knows the statement, ours says more exactly why */
 	if (error != NULL && error->code == OPD_SYNTAX_ERROR && job->verdict.unknown_to_us != NULL)
@@ -242,17 +251,18 @@ on_described(void *arg, OpdError *error)
 		error = job->description_error;
 	if (error == NULL && job->description == NULL)
 		error = opd_error_new(OPD_QUERY_FAILED, "the source did not describe the statement");
+	if (error == NULL && !opd_guarded_catalog(name_types, job))
+		error = opd_error_new(OPD_INTERNAL, "the agent's catalogs could not be read");
 	if (error != NULL)
 	{
 		fail(job, error);
 		return;
 	}
 
-	type_names = opd_previewsql_type_names(job->description);
-	if (type_names == NULL)
-		name_builtin_types(job);
+	if (job->type_names != NULL)
+		begin_rows(job);
 	else
-		opd_pgconn_add(conn, type_names, 0, NULL, on_type_names, job);
+		opd_pgconn_add(conn, job->type_query, 0, NULL, on_type_names, job);
 	if (opd_previewsql_may_print_bytea(job->description))
 		opd_pgconn_add(conn, "SET LOCAL bytea_output = 'hex'", 0, NULL, NULL, NULL);
 	opd_pgconn_add_streamed(conn, opd_previewsql_wrap(job->verdict.statement, job->description),
@@ -278,6 +288,15 @@ on_open(void *arg, OpdError *error)
 	opd_session_run(job->session, on_described, job);
 }
 
+/* The guard sets parameters for its own use, which needs a transaction. */
+static void
+judge(void *arg)
+{
+	PreviewJob *job = arg;
+
+	job->verdict = opd_guard_judge(job->query);
+}
+
 OpdPreviewJob *
 opd_previewjob_start(OpdLoop *loop, const OpdCredential *credential,
 					 const OpdHostPolicy *policy, const char *query)
@@ -286,8 +305,10 @@ opd_previewjob_start(OpdLoop *loop, const OpdCredential *credential,
 
 	job->credential = credential;
 	job->started_ms = opd_now_ms();
-	job->verdict = opd_guard_judge(query);
-	if (job->verdict.error != NULL)
+	job->query = query;
+	if (!opd_guarded_catalog(judge, job))
+		finish(job, opd_error_new(OPD_INTERNAL, "the statement could not be looked at"));
+	else if (job->verdict.error != NULL)
 		finish(job, job->verdict.error);
 	else
 		job->session = opd_session_open(loop, credential, policy,

@@ -81,3 +81,135 @@ opd_jobs_write(const OpdJobRecord *record)
 	(void) opd_sql_run(&write, values, nulls);
 	opd_sql_end(&scope);
 }
+
+static void
+set_key(Datum *values, char *nulls, const OpdJobKey *key)
+{
+	set_text(values, nulls, 0, key->workflow_id);
+	set_text(values, nulls, 1, key->run_id);
+	set_text(values, nulls, 2, key->activity_id);
+}
+
+Jsonb *
+opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record)
+{
+	static OpdStatement claim = {
+		.sql = "INSERT INTO opdata.job AS j (workflow_id, run_id, activity_id, kind, connection_id,"
+		"  workspace_id, requested_by, started_at, attempt, worker, state)"
+		" VALUES ($1, $2, $3, $4, $5, $6, pg_catalog.pg_get_userbyid($7), $8, $9, $10, 'running')"
+		" ON CONFLICT (workflow_id, run_id, activity_id) DO UPDATE"
+		"  SET state = 'running', started_at = excluded.started_at, finished_at = NULL,"
+		"   duration_ms = NULL, row_count = NULL, byte_count = NULL, error_code = NULL,"
+		"   workspace_id = COALESCE(excluded.workspace_id, j.workspace_id),"
+		"   attempt = excluded.attempt, worker = excluded.worker"
+		"  WHERE j.result IS NULL"
+		" RETURNING 1",
+		.n_args = 10,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, OIDOID, TIMESTAMPTZOID, INT4OID, TEXTOID}
+	};
+	static OpdStatement find = {
+		.sql = "SELECT result FROM opdata.job WHERE workflow_id = $1 AND run_id = $2 AND activity_id = $3",
+		.n_args = 3,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID}
+	};
+	Datum		values[10];
+	char		nulls[] = "          ";
+	OpdSqlScope scope;
+	Jsonb	   *result = NULL;
+	bool		isnull;
+
+	set_key(values, nulls, key);
+	set_text(values, nulls, 3, record->kind);
+	set_text(values, nulls, 4, record->connection_id);
+	set_text(values, nulls, 5, record->workspace_id);
+	values[6] = ObjectIdGetDatum(record->requested_by);
+	values[7] = TimestampTzGetDatum(record->started_at);
+	values[8] = Int32GetDatum(key->attempt);
+	set_text(values, nulls, 9, key->worker);
+
+	opd_sql_begin(&scope);
+	if (opd_sql_run(&claim, values, nulls) == 0 && opd_sql_run(&find, values, nulls) == 1)
+	{
+		Datum		found = opd_sql_datum(0, 1, &isnull);
+
+		if (!isnull)
+			result = DatumGetJsonbP(found);
+	}
+	opd_sql_end(&scope);
+	return result;
+}
+
+void
+opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *result)
+{
+	static OpdStatement finish = {
+		.sql = "UPDATE opdata.job SET finished_at = f.at, workspace_id = COALESCE($4, workspace_id),"
+		"  duration_ms = pg_catalog.round(1000 * EXTRACT(epoch FROM f.at - started_at), 3),"
+		"  row_count = $5, byte_count = $6, error_code = $7, result = $8,"
+		"  state = CASE WHEN $9 THEN 'canceled' WHEN $7 IS NULL THEN 'succeeded' ELSE 'failed' END"
+		" FROM pg_catalog.clock_timestamp() AS f(at)"
+		" WHERE workflow_id = $1 AND run_id = $2 AND activity_id = $3 AND result IS NULL"
+		"  AND worker = $10 AND attempt = $11",
+		.n_args = 11,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, JSONBOID, BOOLOID, TEXTOID, INT4OID}
+	};
+	Datum		values[11];
+	char		nulls[] = "           ";
+	OpdSqlScope scope;
+
+	set_key(values, nulls, key);
+	set_text(values, nulls, 3, record->workspace_id);
+	set_count(values, nulls, 4, record->n_rows);
+	set_count(values, nulls, 5, record->n_bytes);
+	set_text(values, nulls, 6, record->error_code);
+	if (result != NULL)
+		values[7] = JsonbPGetDatum(result);
+	else
+		nulls[7] = 'n';
+	values[8] = BoolGetDatum(record->canceled);
+	set_text(values, nulls, 9, key->worker);
+	values[10] = Int32GetDatum(key->attempt);
+
+	opd_sql_begin(&scope);
+	(void) opd_sql_run(&finish, values, nulls);
+	opd_sql_end(&scope);
+}
+
+void
+opd_jobs_bury(const char *worker)
+{
+	static OpdStatement bury = {
+		.sql = "UPDATE opdata.job SET state = 'failed', error_code = 'internal',"
+		"  finished_at = pg_catalog.clock_timestamp()"
+		" WHERE state = 'running' AND worker = $1",
+		.n_args = 1,
+		.arg_types = {TEXTOID}
+	};
+	Datum		values[] = {CStringGetTextDatum(worker)};
+	OpdSqlScope scope;
+
+	opd_sql_begin(&scope);
+	(void) opd_sql_run(&bury, values, NULL);
+	opd_sql_end(&scope);
+}
+
+uint64
+opd_jobs_prune(int retention_s)
+{
+	/* in portions, so that a first prune after a long time is no long transaction */
+	static OpdStatement prune = {
+		.sql = "DELETE FROM opdata.job WHERE id = ANY (ARRAY("
+		"  SELECT id FROM opdata.job WHERE started_at < pg_catalog.now() - $1 * interval '1 second'"
+		"   AND state <> 'running' ORDER BY started_at LIMIT 1000))",
+		.n_args = 1,
+		.arg_types = {FLOAT8OID}
+	};
+	Datum		values[] = {Float8GetDatum((double) retention_s)};
+	OpdSqlScope scope;
+	uint64		n;
+
+	opd_sql_begin(&scope);
+	n = opd_sql_run(&prune, values, NULL);
+	opd_sql_end(&scope);
+	return n;
+}

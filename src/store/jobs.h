@@ -9,6 +9,7 @@
 #ifndef OPD_JOBS_H
 #define OPD_JOBS_H
 
+#include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
 typedef struct OpdJobRecord
@@ -21,7 +22,18 @@ typedef struct OpdJobRecord
 	int64		n_rows;			/* -1: none to tell */
 	int64		n_bytes;
 	const char *error_code;		/* NULL: succeeded */
+	bool		canceled;
 } OpdJobRecord;
+
+/* What the control plane knows a job by. */
+typedef struct OpdJobKey
+{
+	const char *workflow_id;
+	const char *run_id;
+	const char *activity_id;
+	int			attempt;
+	const char *worker;			/* name of the process that runs it */
+} OpdJobKey;
 
 /*
  * Begin a record: kind, ids, the current role and the time. The strings must
@@ -36,5 +48,24 @@ extern OpdJobRecord opd_jobs_begin(const char *kind, const char *connection_id,
  * standby.
  */
 extern void opd_jobs_write(const OpdJobRecord *record);
+
+/*
+ * Write down that a job of the control plane runs, and lock its row until the
+ * end of the transaction. Returns NULL, or the result that an earlier attempt
+ * recorded, in which case nothing is to be done any more.
+ */
+extern Jsonb *opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record);
+
+/*
+ * Write its end. "result" is recorded for later attempts; NULL for a job
+ * without an effect, and one that failed.
+ */
+extern void opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *result);
+
+/* Jobs that a worker of this name left running when it died have failed. */
+extern void opd_jobs_bury(const char *worker);
+
+/* Delete some jobs that ended longer ago than this; returns how many. */
+extern uint64 opd_jobs_prune(int retention_s);
 
 #endif							/* OPD_JOBS_H */

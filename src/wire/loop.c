@@ -28,6 +28,7 @@ struct OpdWatch
 {
 	dlist_node	node;			/* in loop->dead after opd_watch_free() */
 	OpdLoop    *loop;
+	MemoryContext owner;		/* current while the callback runs */
 	OpdWatchCallback callback;
 	void	   *arg;
 	int			fd;				/* registered descriptor, or -1 */
@@ -39,6 +40,7 @@ struct OpdTimer
 {
 	dlist_node	node;			/* in loop->timers */
 	OpdLoop    *loop;
+	MemoryContext owner;		/* current while the callback runs */
 	OpdTimerCallback callback;
 	void	   *arg;
 	double		at_ms;			/* when it fires; infinite while not set */
@@ -156,6 +158,7 @@ run_watches(struct epoll_event *events, int n_events)
 			what |= OPD_READABLE;
 		if (events[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
 			what |= OPD_WRITABLE;
+		MemoryContextSwitchTo(watch->owner);
 		watch->callback(watch->arg, what & (watch->events | OPD_READABLE));
 	}
 }
@@ -187,6 +190,7 @@ run_timers(OpdLoop *loop)
 			else if (timer->at_ms <= now)
 			{
 				timer->at_ms = INFINITY;
+				MemoryContextSwitchTo(timer->owner);
 				timer->callback(timer->arg);
 				fired = true;
 				break;
@@ -212,6 +216,7 @@ free_dead_watches(OpdLoop *loop)
 void
 opd_loop_turn(OpdLoop *loop, long max_ms)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	struct epoll_event events[EVENTS_PER_TURN];
 	WaitEvent	occurred;
 	int			n_events;
@@ -234,6 +239,7 @@ opd_loop_turn(OpdLoop *loop, long max_ms)
 	run_watches(events, n_events);
 	run_timers(loop);
 	loop->turning = false;
+	MemoryContextSwitchTo(caller);
 	free_dead_watches(loop);
 }
 
@@ -250,6 +256,7 @@ opd_watch_new(OpdLoop *loop, OpdWatchCallback callback, void *arg)
 	OpdWatch   *watch = MemoryContextAllocZero(loop->context, sizeof(OpdWatch));
 
 	watch->loop = loop;
+	watch->owner = CurrentMemoryContext;
 	watch->callback = callback;
 	watch->arg = arg;
 	watch->fd = -1;
@@ -314,6 +321,7 @@ opd_timer_new(OpdLoop *loop, OpdTimerCallback callback, void *arg)
 	OpdTimer   *timer = MemoryContextAllocZero(loop->context, sizeof(OpdTimer));
 
 	timer->loop = loop;
+	timer->owner = CurrentMemoryContext;
 	timer->callback = callback;
 	timer->arg = arg;
 	timer->at_ms = INFINITY;

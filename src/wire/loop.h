@@ -29,7 +29,9 @@ typedef struct OpdTimer OpdTimer;
 
 /*
  * Called from opd_loop_turn() with the events that arrived (an error on the
- * socket shows as both). May raise, set, stop or free any watch or timer.
+ * socket shows as both), in the memory context that was current when the watch
+ * or timer was made: that of the job which it works for. May raise, set, stop
+ * or free any watch or timer.
  */
 typedef void (*OpdWatchCallback) (void *arg, int events);
 typedef void (*OpdTimerCallback) (void *arg);

@@ -1,0 +1,505 @@
+/*-------------------------------------------------------------------------
+ *
+ * task.c
+ *	  One task of the control plane: from its input to its recorded result.
+ *
+ *		begin (transaction) -> job on the loop -> record (transaction)
+ *
+ * Between the two transactions nothing is locked. The second one therefore
+ * claims the job's row again, and finds out if another attempt was faster.
+ *
+ * src/task/task.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+#include "base/guarded.h"
+#include "base/json.h"
+#include "base/limits.h"
+#include "job/previewjob.h"
+#include "job/testjob.h"
+#include "secret/envelope.h"
+#include "source/credential.h"
+#include "store/connections.h"
+#include "task/task.h"
+
+typedef struct Task Task;
+
+/* One type of task. */
+typedef struct TaskType
+{
+	const char *name;
+	const char *kind;			/* in opdata.job */
+	bool		durable;		/* its effects are waited for to reach the disk */
+	void		(*begin) (Task *task);	/* in a transaction; may finish it */
+	void		(*start_job) (Task *task);	/* on the loop; NULL when there is none */
+	bool		(*job_done) (Task *task, OpdError **error);	/* why it failed */
+	void		(*record) (Task *task); /* in a transaction */
+} TaskType;
+
+struct Task
+{
+	OpdTask		public;			/* first: the caller's view */
+	MemoryContext context;
+	const TaskType *type;
+	OpdTaskSpec spec;
+	OpdLoop    *loop;
+	OpdJobRecord record;
+	bool		begun;
+	bool		job_started;
+	bool		recorded;		/* by an earlier attempt: nothing to write */
+
+	OpdConnection *connection;	/* of a stored credential */
+	OpdConnectionChange change; /* of storing */
+	OpdCredential credential;
+	char	   *query;
+	OpdTestJob *test;
+	OpdPreviewJob *preview;
+};
+
+/* ------------------------------------------------------------- the input */
+
+/*
+ * A string of the input; NULL when it is absent or null. Raises when it is
+ * something else or too long, without repeating it.
+ */
+static char *
+input_string(Task *task, const char *name, int max_chars)
+{
+	JsonbValue	v;
+
+	if (!opd_json_find(task->spec.input, name, &v) || v.type == jbvNull)
+		return NULL;
+	if (v.type != jbvString)
+		opd_error_throw(opd_error_new(OPD_UNSUPPORTED, "\"%s\" of the input is no string", name));
+	if (max_chars > 0 && pg_mbstrlen_with_len(v.val.string.val, v.val.string.len) > max_chars)
+		opd_error_throw(opd_error_new(OPD_UNSUPPORTED, "\"%s\" of the input is longer than %d characters",
+									  name, max_chars));
+	return opd_json_string(&v);
+}
+
+/* The same for an id, which must be there and not be empty. */
+static char *
+input_id(Task *task, const char *name)
+{
+	char	   *id = input_string(task, name, OPD_ID_MAX_CHARS);
+
+	if (id == NULL || id[0] == '\0')
+		opd_error_throw(opd_error_new(OPD_UNSUPPORTED, "the input lacks \"%s\"", name));
+	return id;
+}
+
+static Jsonb *
+input_credentials(Task *task)
+{
+	JsonbValue	v;
+
+	if (!opd_json_find(task->spec.input, "credentials", &v) || v.type == jbvNull)
+		opd_error_throw(opd_error_detail(opd_error_new(OPD_INVALID_CREDENTIALS, "Invalid Postgres credentials."),
+										 "The input lacks \"credentials\"."));
+	return JsonbValueToJsonb(&v);
+}
+
+static void
+read_credential(Task *task, const char *type, const Jsonb *payload)
+{
+	OpdError   *error = opd_credential_read(type, payload, &task->credential);
+
+	if (error != NULL)
+		opd_error_throw(error);
+}
+
+/* The credential to work with: of a stored connection, or in the input. */
+static void
+open_credential(Task *task)
+{
+	char	   *id = input_string(task, "connectionId", OPD_ID_MAX_CHARS);
+	char	   *type = input_string(task, "type", OPD_ID_MAX_CHARS);
+	char	   *payload;
+	Jsonb	   *json;
+
+	if (id == NULL)
+	{
+		read_credential(task, type != NULL ? type : "postgres", input_credentials(task));
+		return;
+	}
+	task->record.connection_id = id;
+	task->connection = opd_connections_find(id);
+	if (task->connection == NULL)
+		opd_error_throw(opd_error_hint(opd_error_new(OPD_CONNECTION_NOT_FOUND,
+													 "there is no connection with this id"),
+									   "Store the connection first; the agent's view opdata_connections lists what there is."));
+	task->record.workspace_id = task->connection->workspace_id;
+	payload = opd_connections_payload(task->connection, task->spec.key_file);
+	json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(payload)));
+	opd_envelope_wipe(payload);
+	read_credential(task, task->connection->type, json);
+}
+
+/* --------------------------------------------------------------- the end */
+
+static void
+succeed(Task *task, Jsonb *result)
+{
+	task->public.result = result;
+	task->public.done = true;
+}
+
+static Jsonb *
+deleted_result(bool deleted)
+{
+	OpdJson		json;
+
+	opd_json_begin_object(&json);
+	opd_json_add_bool(&json, "deleted", deleted);
+	return opd_json_end_object(&json);
+}
+
+/*
+ * Claim the job. False when an earlier attempt has done it: its result is the
+ * answer.
+ */
+static bool
+claim(Task *task)
+{
+	Jsonb	   *recorded = opd_jobs_claim(&task->spec.key, &task->record);
+
+	if (recorded == NULL)
+		return true;
+	task->recorded = true;
+	succeed(task, recorded);
+	return false;
+}
+
+/* ----------------------------------------------------------- store creds */
+
+static void
+store_begin(Task *task)
+{
+	OpdConnectionChange *change = &task->change;
+	OpdConnection *existing;
+	Jsonb	   *payload;
+
+	change->id = input_id(task, "connectionId");
+	task->record.connection_id = change->id;
+	change->workspace_id = input_string(task, "workspaceId", OPD_ID_MAX_CHARS);
+	if (change->workspace_id == NULL || change->workspace_id[0] == '\0')
+		change->workspace_id = "default";
+	task->record.workspace_id = change->workspace_id;
+	change->name = input_string(task, "name", OPD_NAME_MAX_CHARS);
+	if (change->name != NULL && change->name[0] == '\0')
+		change->name = NULL;
+	change->type = input_string(task, "type", OPD_ID_MAX_CHARS);
+	if (change->type == NULL)
+		change->type = "postgres";
+	change->status = "connected";
+	change->tested = true;
+	if (!claim(task))
+		return;
+
+	payload = input_credentials(task);
+	read_credential(task, change->type, payload);
+	change->safe_metadata = opd_credential_safe_metadata(&task->credential);
+	change->payload = JsonbToCString(NULL, &payload->root, VARSIZE(payload));
+	existing = opd_connections_find(change->id);
+	if (existing != NULL && strcmp(existing->workspace_id, change->workspace_id) != 0)
+		opd_error_throw(opd_error_hint(opd_error_new(OPD_WORKSPACE_DENIED, "connection id belongs to another workspace"),
+									   "Choose another id, or name the workspace that the connection is in."));
+}
+
+static void
+test_start(Task *task)
+{
+	task->public.phase = "testing";
+	task->test = opd_testjob_start(task->loop, &task->credential, &task->spec.policy);
+}
+
+static bool
+store_test_done(Task *task, OpdError **error)
+{
+	*error = task->test->error;
+	return task->test->done;
+}
+
+static void
+store_record(Task *task)
+{
+	OpdConnectionChange *change = &task->change;
+	char	   *name;
+	OpdJson		json;
+
+	if (!claim(task))
+		return;
+	name = opd_connections_put(change, task->spec.key_file);
+	if (name == NULL)
+		opd_error_throw(opd_error_new(OPD_WORKSPACE_DENIED, "connection id belongs to another workspace"));
+
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "connectionId", change->id);
+	opd_json_add_string(&json, "name", name);
+	opd_json_add_string(&json, "type", change->type);
+	opd_json_add_string(&json, "workspaceId", change->workspace_id);
+	opd_json_add_string(&json, "status", change->status);
+	opd_json_add_value(&json, "safeMetadata", change->safe_metadata);
+	opd_json_add_value(&json, "test", task->test->result);
+	succeed(task, opd_json_end_object(&json));
+	opd_jobs_finish(&task->spec.key, &task->record, task->public.result);
+}
+
+/* ------------------------------------------------------ test credentials */
+
+static void
+test_begin(Task *task)
+{
+	open_credential(task);
+	(void) opd_jobs_claim(&task->spec.key, &task->record);
+}
+
+/* A bad source is the result of a test, not its failure. */
+static bool
+test_done(Task *task, OpdError **error)
+{
+	*error = NULL;
+	return task->test->done;
+}
+
+static void
+test_record(Task *task)
+{
+	if (task->test->error != NULL)
+		task->record.error_code = opd_error_name(task->test->error->code);
+	if (task->connection != NULL)
+		opd_connections_note_test(task->connection, task->record.error_code);
+	opd_jobs_finish(&task->spec.key, &task->record, NULL);
+	succeed(task, task->test->result);
+}
+
+/* --------------------------------------------------------- preview query */
+
+static void
+preview_begin(Task *task)
+{
+	JsonbValue	v;
+
+	/* named in the job's record also when it is refused */
+	task->record.connection_id = input_string(task, "connectionId", OPD_ID_MAX_CHARS);
+	if (task->spec.by_schedule)
+		opd_error_throw(opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "previews are for people, not for a schedule or cron"),
+									   "Start the workflow by itself."));
+	if (opd_json_find(task->spec.input, "sealTo", &v) && v.type != jbvNull)
+		opd_error_throw(opd_error_new(OPD_UNSUPPORTED, "this version of opdata has no sealed previews"));
+	task->query = input_string(task, "sql", 0);
+	if (task->query == NULL)
+		opd_error_throw(opd_error_new(OPD_STATEMENT_NOT_ALLOWED, "the input lacks \"sql\""));
+	open_credential(task);
+	(void) opd_jobs_claim(&task->spec.key, &task->record);
+}
+
+static void
+preview_start(Task *task)
+{
+	task->public.phase = "querying";
+	task->preview = opd_previewjob_start(task->loop, &task->credential, &task->spec.policy, task->query);
+}
+
+static bool
+preview_done(Task *task, OpdError **error)
+{
+	*error = task->preview->error;
+	return task->preview->done;
+}
+
+static void
+preview_record(Task *task)
+{
+	task->record.n_rows = task->preview->n_rows;
+	task->record.n_bytes = task->preview->n_bytes;
+	opd_jobs_finish(&task->spec.key, &task->record, NULL);
+	succeed(task, task->preview->result);
+}
+
+/* ----------------------------------------------------- delete connection */
+
+static void
+delete_begin(Task *task)
+{
+	char	   *id = input_id(task, "connectionId");
+
+	task->record.connection_id = id;
+	if (!claim(task))
+		return;
+	task->record.workspace_id = opd_connections_delete(id);
+	succeed(task, deleted_result(task->record.workspace_id != NULL));
+	opd_jobs_finish(&task->spec.key, &task->record, task->public.result);
+}
+
+/* --------------------------------------------------------------- the task */
+
+static const TaskType task_types[] = {
+	{"storeCreds", "store", true, store_begin, test_start, store_test_done, store_record},
+	{"testCredentials", "test", false, test_begin, test_start, test_done, test_record},
+	{"previewQuery", "preview", false, preview_begin, preview_start, preview_done, preview_record},
+	{"deleteConnection", "delete", true, delete_begin, NULL, NULL, NULL},
+};
+
+static const TaskType *
+find_type(const char *name)
+{
+	for (int i = 0; i < (int) lengthof(task_types); i++)
+	{
+		if (strcmp(task_types[i].name, name) == 0)
+			return &task_types[i];
+	}
+	return NULL;
+}
+
+bool
+opd_task_is_known(const char *type)
+{
+	return find_type(type) != NULL;
+}
+
+OpdTask *
+opd_task_start(OpdLoop *loop, const OpdTaskSpec *spec)
+{
+	Task	   *task = palloc0(sizeof(Task));
+
+	task->context = CurrentMemoryContext;
+	task->type = find_type(spec->type);
+	task->spec = *spec;
+	task->loop = loop;
+	task->public.phase = "starting";
+	return &task->public;
+}
+
+/* In a transaction: is the task for us, and what does it work on? */
+static void
+begin(void *arg)
+{
+	Task	   *task = arg;
+	char	   *org_id;
+
+	task->record = opd_jobs_begin(task->type->kind, NULL, NULL);
+	org_id = input_string(task, "orgId", 0);
+	if (org_id == NULL || strcmp(org_id, task->spec.org_id) != 0)
+		opd_error_throw(opd_error_hint(opd_error_new(OPD_TENANT_MISMATCH, "the job is not for the organisation of this agent"),
+									   "Compare orgId of the input with the agent's setting opdata.org_id."));
+	task->type->begin(task);
+}
+
+static void
+record(void *arg)
+{
+	Task	   *task = arg;
+
+	task->type->record(task);
+}
+
+static void
+record_failure(void *arg)
+{
+	Task	   *task = arg;
+
+	if (opd_jobs_claim(&task->spec.key, &task->record) == NULL)
+		opd_jobs_finish(&task->spec.key, &task->record, NULL);
+}
+
+/*
+ * The task has failed: write it down. The error may hold what the source said;
+ * nobody sends that on.
+ */
+static void
+fail(Task *task, OpdError *error)
+{
+	ErrorData  *exception;
+
+	task->public.result = NULL;
+	task->public.error = error;
+	task->public.done = true;
+	task->record.n_rows = -1;
+	task->record.n_bytes = -1;
+	task->record.error_code = opd_error_name(error->code);
+	exception = opd_guarded_transaction(record_failure, task, false);
+	if (exception != NULL)
+		ereport(LOG,
+				(errmsg("opdata could not record the failure of a job: %s", exception->message)));
+}
+
+/*
+ * A transaction of the task was rolled back. What we raised ourselves is the
+ * answer; anything else goes to the log, and its words stay here.
+ */
+static void
+fail_by_exception(Task *task, const ErrorData *exception)
+{
+	OpdError   *error = opd_error_of_exception(exception);
+
+	if (error->code == OPD_INTERNAL)
+		ereport(LOG,
+				(errmsg("opdata job %s failed: %s", task->type->name, exception->message),
+				 errdetail_internal("SQLSTATE %s", error->sqlstate)));
+	fail(task, error);
+}
+
+bool
+opd_task_advance(OpdTask *public)
+{
+	Task	   *task = (Task *) public;
+	MemoryContext caller;
+	ErrorData  *exception;
+	OpdError   *error;
+
+	if (task->public.done)
+		return true;
+	caller = MemoryContextSwitchTo(task->context);
+	if (!task->begun)
+	{
+		task->begun = true;
+		exception = opd_guarded_transaction(begin, task, task->type->durable && task->type->record == NULL);
+		if (exception != NULL)
+			fail_by_exception(task, exception);
+		else if (!task->public.done)
+		{
+			task->job_started = true;
+			task->type->start_job(task);
+		}
+	}
+	if (!task->public.done && task->job_started && task->type->job_done(task, &error))
+	{
+		task->public.phase = "recording";
+		if (error != NULL)
+			fail(task, error);
+		else
+		{
+			exception = opd_guarded_transaction(record, task, task->type->durable);
+			if (exception != NULL)
+				fail_by_exception(task, exception);
+		}
+	}
+	if (task->public.done && task->change.payload != NULL)
+	{
+		opd_envelope_wipe(unconstify(char *, task->change.payload));
+		task->change.payload = NULL;
+	}
+	MemoryContextSwitchTo(caller);
+	return task->public.done;
+}
+
+void
+opd_task_note_cancel(OpdTask *public)
+{
+	Task	   *task = (Task *) public;
+	ErrorData  *exception;
+
+	if (!task->begun || task->public.done)
+		return;
+	task->record.canceled = true;
+	exception = opd_guarded_transaction(record_failure, task, false);
+	if (exception != NULL)
+		ereport(LOG,
+				(errmsg("opdata could not record that a job was canceled: %s", exception->message)));
+}

@@ -1,0 +1,434 @@
+/*-------------------------------------------------------------------------
+ *
+ * activitytask.c
+ *	  An activity task from its input to the answer.
+ *
+ *		take -> [LOOKING] -> WORKING -> ANSWERING
+ *
+ * While it works, heartbeats tell the server how far it is and bring back a
+ * cancel request, which ends the work on the source too. The answer is
+ * repeated until the server has taken it; should it be lost all the same, the
+ * next attempt finds the recorded result (task/task.c).
+ *
+ * A preview must not leave when a schedule started its workflow. A workflow
+ * task shows that in its history; for an activity the first event is asked
+ * for (LOOKING).
+ *
+ * src/worker/activitytask.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include <math.h>
+
+#include "utils/memutils.h"
+
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/text.h"
+#include "temporal/payload.h"
+#include "worker/agent.h"
+#include "worker/state.h"
+
+#define HEARTBEAT_MS		700
+#define HEARTBEAT_SHARE		0.4 /* of a shorter heartbeat timeout */
+#define ANSWER_MS			60000	/* an answer is repeated for so long */
+
+typedef enum ActivityState
+{
+	ACTIVITY_LOOKING,			/* at the first event of the workflow */
+	ACTIVITY_WORKING,
+	ACTIVITY_ANSWERING,
+	ACTIVITY_OVER
+} ActivityState;
+
+typedef struct Activity
+{
+	dlist_node	node;			/* in agent->activities */
+	OpdAgent   *agent;
+	MemoryContext context;		/* holds "task" too */
+	ActivityState state;
+	const Tp__PollActivityTaskQueueResponse *task;
+	char	   *workflow_id;	/* fit to be stored */
+	double		taken_ms;
+	double		heartbeat_ms;	/* between two */
+	double		heartbeat_at_ms;
+
+	MemoryContext work_context;
+	OpdTask    *work;
+
+	/* LOOKING and ANSWERING */
+	MemoryContext call_context;
+	bool		replied;
+	OpdRpcReply reply;
+
+	/* the heartbeat under way */
+	MemoryContext heartbeat_context;
+	bool		heartbeat_replied;
+	OpdRpcReply heartbeat_reply;
+} Activity;
+
+static void
+on_reply(void *arg, const OpdRpcReply *reply)
+{
+	Activity   *activity = arg;
+
+	activity->replied = true;
+	activity->reply = *reply;
+}
+
+static void
+on_heartbeat_reply(void *arg, const OpdRpcReply *reply)
+{
+	Activity   *activity = arg;
+
+	activity->heartbeat_replied = true;
+	activity->heartbeat_reply = *reply;
+}
+
+static void
+drop_context(MemoryContext *context)
+{
+	if (*context != NULL)
+		MemoryContextDelete(*context);
+	*context = NULL;
+}
+
+/* ------------------------------------------------------------- the answer */
+
+static MemoryContext
+enter_answer(Activity *activity)
+{
+	drop_context(&activity->heartbeat_context);
+	drop_context(&activity->call_context);
+	activity->call_context = AllocSetContextCreate(activity->context, "opdata call", ALLOCSET_DEFAULT_SIZES);
+	activity->replied = false;
+	activity->state = ACTIVITY_ANSWERING;
+	return MemoryContextSwitchTo(activity->call_context);
+}
+
+static void
+answer_completed(Activity *activity, Tp__Payloads *result)
+{
+	OpdClient  *client = activity->agent->client;
+	Tp__RespondActivityTaskCompletedRequest request = TP__RESPOND_ACTIVITY_TASK_COMPLETED_REQUEST__INIT;
+	MemoryContext old = enter_answer(activity);
+
+	request.task_token = activity->task->task_token;
+	request.result = result;
+	request.identity = client->identity;
+	request.namespace_ = client->namespace;
+	opd_client_answer(client, OPD_RPC_ACTIVITY_COMPLETED, &request.base,
+					  opd_now_ms() + ANSWER_MS, on_reply, activity);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+answer_failed(Activity *activity, Tp__Failure *failure)
+{
+	OpdClient  *client = activity->agent->client;
+	Tp__RespondActivityTaskFailedRequest request = TP__RESPOND_ACTIVITY_TASK_FAILED_REQUEST__INIT;
+	MemoryContext old = enter_answer(activity);
+
+	request.task_token = activity->task->task_token;
+	request.failure = failure;
+	request.identity = client->identity;
+	request.namespace_ = client->namespace;
+	opd_client_answer(client, OPD_RPC_ACTIVITY_FAILED, &request.base,
+					  opd_now_ms() + ANSWER_MS, on_reply, activity);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+answer_canceled(Activity *activity)
+{
+	OpdClient  *client = activity->agent->client;
+	Tp__RespondActivityTaskCanceledRequest request = TP__RESPOND_ACTIVITY_TASK_CANCELED_REQUEST__INIT;
+	MemoryContext old = enter_answer(activity);
+
+	request.task_token = activity->task->task_token;
+	request.identity = client->identity;
+	request.namespace_ = client->namespace;
+	opd_client_answer(client, OPD_RPC_ACTIVITY_CANCELED, &request.base,
+					  opd_now_ms() + ANSWER_MS, on_reply, activity);
+	MemoryContextSwitchTo(old);
+}
+
+/* --------------------------------------------------------------- the work */
+
+/* Stop what is done at the source, and say so in the job's record. */
+static void
+stop_work(Activity *activity)
+{
+	if (activity->work != NULL)
+		opd_task_note_cancel(activity->work);
+	activity->work = NULL;
+	drop_context(&activity->work_context);
+}
+
+static void
+start_work(Activity *activity, bool by_schedule)
+{
+	OpdAgent   *agent = activity->agent;
+	const Tp__PollActivityTaskQueueResponse *task = activity->task;
+	OpdError   *error = NULL;
+	OpdTaskSpec *spec;
+	MemoryContext old;
+
+	activity->state = ACTIVITY_WORKING;
+	activity->work_context = AllocSetContextCreate(activity->context, "opdata activity work", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(activity->work_context);
+	spec = palloc0(sizeof(OpdTaskSpec));
+	spec->type = task->activity_type->name;
+	spec->input = opd_payload_to_json(task->input, &error);
+	spec->key.workflow_id = activity->workflow_id;
+	spec->key.run_id = opd_text_clean(task->workflow_execution->run_id, strlen(task->workflow_execution->run_id),
+									  OPD_TEMPORAL_ID_MAX_CHARS, NULL);
+	spec->key.activity_id = opd_text_clean(task->activity_id, strlen(task->activity_id),
+										   OPD_TEMPORAL_ID_MAX_CHARS, NULL);
+	spec->key.attempt = task->attempt;
+	spec->key.worker = agent->name;
+	spec->by_schedule = by_schedule;
+	spec->org_id = agent->conf->org_id;
+	spec->key_file = opd_conf_key_file();
+	spec->policy = opd_conf_host_policy();
+	spec->policy.allowed_hosts = pstrdup(spec->policy.allowed_hosts);
+	if (error == NULL)
+		activity->work = opd_task_start(agent->loop, spec);
+	MemoryContextSwitchTo(old);
+	if (error != NULL)
+		answer_failed(activity, opd_failure_of_error(error, true));
+}
+
+static void
+end_work(Activity *activity)
+{
+	OpdTask    *work = activity->work;
+	MemoryContext old = MemoryContextSwitchTo(activity->context);
+
+	if (work->error != NULL)
+		answer_failed(activity, opd_failure_of_error(work->error, opd_error_is_permanent(work->error)));
+	else
+	{
+		Tp__Payloads *result = opd_payload_of_json(work->result);
+
+		if (opd_payload_size(result) > OPD_RESULT_MAX_BYTES)
+			answer_failed(activity, opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the result is larger than Temporal takes"), true));
+		else
+			answer_completed(activity, result);
+	}
+	MemoryContextSwitchTo(old);
+	activity->work = NULL;
+	drop_context(&activity->work_context);
+}
+
+/* ------------------------------------------------------------- heartbeats */
+
+static void
+send_heartbeat(Activity *activity)
+{
+	OpdClient  *client = activity->agent->client;
+	Tp__RecordActivityTaskHeartbeatRequest request = TP__RECORD_ACTIVITY_TASK_HEARTBEAT_REQUEST__INIT;
+	MemoryContext old;
+	OpdJson		json;
+
+	activity->heartbeat_at_ms = opd_now_ms() + activity->heartbeat_ms;
+	if (activity->heartbeat_context != NULL)
+		return;					/* the last one is still under way */
+	activity->heartbeat_context = AllocSetContextCreate(activity->context, "opdata heartbeat", ALLOCSET_DEFAULT_SIZES);
+	activity->heartbeat_replied = false;
+	old = MemoryContextSwitchTo(activity->heartbeat_context);
+
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "phase", activity->work->phase);
+	opd_json_add_int(&json, "elapsedMs", (int64) (opd_now_ms() - activity->taken_ms));
+	request.task_token = activity->task->task_token;
+	request.details = opd_payload_of_json(opd_json_end_object(&json));
+	request.identity = client->identity;
+	request.namespace_ = client->namespace;
+	opd_client_call(client, OPD_RPC_ACTIVITY_HEARTBEAT, &request.base, OPD_RPC_DEADLINE_MS,
+					on_heartbeat_reply, activity);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+take_heartbeat_reply(Activity *activity)
+{
+	const Tp__RecordActivityTaskHeartbeatResponse *response =
+		(const Tp__RecordActivityTaskHeartbeatResponse *) activity->heartbeat_reply.response;
+	int			status = activity->heartbeat_reply.status;
+	bool		cancel_requested = response != NULL && response->cancel_requested;
+	bool		interrupted = response != NULL && (response->activity_paused || response->activity_reset);
+
+	drop_context(&activity->heartbeat_context);
+	activity->heartbeat_replied = false;
+	if (activity->state != ACTIVITY_WORKING)
+		return;
+	if (cancel_requested)
+	{
+		stop_work(activity);
+		answer_canceled(activity);
+	}
+	else if (interrupted)
+	{
+		stop_work(activity);
+		answer_failed(activity, opd_failure_new("ActivityPaused", "the activity was paused or reset", false));
+	}
+	else if (status == OPD_GRPC_NOT_FOUND)
+	{
+		/* the workflow is over, or another attempt runs: nobody waits for us */
+		stop_work(activity);
+		activity->state = ACTIVITY_OVER;
+	}
+}
+
+/* --------------------------------------------------------------- the task */
+
+static bool
+started_by_schedule(const OpdRpcReply *reply)
+{
+	const Tp__GetWorkflowExecutionHistoryResponse *response = (const Tp__GetWorkflowExecutionHistoryResponse *) reply->response;
+	OpdHistory *history = opd_history_new();
+
+	/* what cannot be looked at is taken for one */
+	return opd_history_add(history, response->history) != NULL ||
+		history->last_event_id == 0 || history->by_schedule;
+}
+
+static void
+look_at_workflow(Activity *activity)
+{
+	OpdClient  *client = activity->agent->client;
+	Tp__GetWorkflowExecutionHistoryRequest request = TP__GET_WORKFLOW_EXECUTION_HISTORY_REQUEST__INIT;
+	MemoryContext old = enter_answer(activity);
+
+	activity->state = ACTIVITY_LOOKING;
+	request.namespace_ = client->namespace;
+	request.execution = activity->task->workflow_execution;
+	request.maximum_page_size = 1;
+	opd_client_answer(client, OPD_RPC_HISTORY, &request.base,
+					  opd_now_ms() + OPD_RPC_DEADLINE_MS, on_reply, activity);
+	MemoryContextSwitchTo(old);
+}
+
+void
+opd_activitytask_take(OpdAgent *agent, MemoryContext context,
+					  const Tp__PollActivityTaskQueueResponse *task)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Activity   *activity = palloc0(sizeof(Activity));
+	const char *type = task->activity_type ? task->activity_type->name : "";
+
+	activity->agent = agent;
+	activity->context = context;
+	activity->task = task;
+	activity->taken_ms = opd_now_ms();
+	activity->heartbeat_ms = HEARTBEAT_MS;
+	if (task->heartbeat_timeout != NULL && task->heartbeat_timeout->seconds * 1000 +
+		task->heartbeat_timeout->nanos / 1000000 > 0)
+		activity->heartbeat_ms = Min(HEARTBEAT_MS, HEARTBEAT_SHARE *
+									 (task->heartbeat_timeout->seconds * 1000 +
+									  task->heartbeat_timeout->nanos / 1000000));
+	activity->heartbeat_at_ms = activity->taken_ms + activity->heartbeat_ms;
+	dlist_push_tail(&agent->activities, &activity->node);
+	agent->n_running++;
+
+	if (task->workflow_execution == NULL || !opd_task_is_known(type))
+		answer_failed(activity,
+					  opd_failure_new("NotFoundError",
+									  psprintf("this agent (opdata %s) does not know activity type \"%s\"",
+											   OPD_VERSION, opd_text_clean(type, strlen(type), 128, NULL)),
+									  false));
+	else
+	{
+		activity->workflow_id = opd_text_clean(task->workflow_execution->workflow_id,
+											   strlen(task->workflow_execution->workflow_id),
+											   OPD_TEMPORAL_ID_MAX_CHARS, NULL);
+		if (strcmp(type, "previewQuery") == 0)
+			look_at_workflow(activity);
+		else
+			start_work(activity, false);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+static void
+take_reply(Activity *activity)
+{
+	bool		by_schedule;
+	MemoryContext old;
+
+	activity->replied = false;
+	if (activity->state == ACTIVITY_ANSWERING)
+	{
+		/* taken, or nobody wants it any more */
+		activity->state = ACTIVITY_OVER;
+		return;
+	}
+	if (activity->reply.status != OPD_GRPC_OK)
+	{
+		/* the attempt is lost; the server notices and retries */
+		activity->state = ACTIVITY_OVER;
+		return;
+	}
+	old = MemoryContextSwitchTo(activity->call_context);
+	by_schedule = started_by_schedule(&activity->reply);
+	MemoryContextSwitchTo(old);
+	drop_context(&activity->call_context);
+	start_work(activity, by_schedule);
+}
+
+static double
+advance(Activity *activity)
+{
+	if (activity->replied)
+		take_reply(activity);
+	if (activity->heartbeat_replied)
+		take_heartbeat_reply(activity);
+	if (activity->work != NULL && opd_task_advance(activity->work))
+		end_work(activity);
+	if (activity->state != ACTIVITY_WORKING)
+		return INFINITY;
+	if (opd_now_ms() >= activity->heartbeat_at_ms)
+		send_heartbeat(activity);
+	return activity->heartbeat_at_ms;
+}
+
+double
+opd_activitytask_advance(OpdAgent *agent)
+{
+	double		next = INFINITY;
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &agent->activities)
+	{
+		Activity   *activity = dlist_container(Activity, node, iter.cur);
+		double		wanted = advance(activity);
+
+		if (activity->state == ACTIVITY_OVER)
+		{
+			agent->n_running--;
+			dlist_delete(&activity->node);
+			MemoryContextDelete(activity->context);
+		}
+		else
+			next = Min(next, wanted);
+	}
+	return next;
+}
+
+void
+opd_activitytask_give_back(OpdAgent *agent)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &agent->activities)
+	{
+		Activity   *activity = dlist_container(Activity, node, iter.cur);
+
+		if (activity->state != ACTIVITY_WORKING && activity->state != ACTIVITY_LOOKING)
+			continue;
+		stop_work(activity);
+		answer_failed(activity, opd_failure_new("WorkerShutdown", "the agent is being shut down", false));
+	}
+}

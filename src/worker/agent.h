@@ -1,0 +1,83 @@
+/*-------------------------------------------------------------------------
+ *
+ * agent.h
+ *	  One worker process at work: what its parts share.
+ *
+ *		worker.c	the process: when it works, and when it leaves
+ *		polls.c		asks for tasks, as many as there is room for
+ *		workflowtask.c	a workflow task from its history to the answer
+ *		activitytask.c	an activity task from its input to the answer
+ *		workflows.c	the workflows, as lists of steps
+ *
+ * Nothing acts in a callback of the loop: callbacks note what has come, and
+ * after each turn worker.c lets every part go on ("advance"). Memory contexts
+ * are therefore deleted and transactions run outside of the loop only.
+ *
+ * src/worker/agent.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_AGENT_H
+#define OPD_AGENT_H
+
+#include "lib/ilist.h"
+
+#include "conf/conf.h"
+#include "task/task.h"
+#include "temporal/client.h"
+#include "temporal/workflow.h"
+
+typedef struct OpdAgent
+{
+	MemoryContext context;		/* lives as long as the process */
+	OpdLoop    *loop;
+	OpdWorkerConf *conf;
+	OpdClient  *client;
+	const char *name;			/* "interactive 1" */
+	bool		bulk;
+	char	   *queue;			/* tenant-{orgId} */
+	char	   *bulk_queue;
+	bool		stopping;		/* no new tasks */
+	int			n_running;		/* slots in use */
+	int			n_polls;		/* open polls */
+	dlist_head	runs;			/* workflowtask.c */
+	dlist_head	activities;		/* activitytask.c */
+	struct OpdPolls *polls;		/* polls.c */
+} OpdAgent;
+
+/* --------------------------------------------------------------- polls.c */
+
+/* Begin to ask for tasks; needs agent->client. */
+extern void opd_polls_start(OpdAgent *agent);
+
+/* Look at what came, and ask again. Returns when to be called next, at the latest. */
+extern double opd_polls_advance(OpdAgent *agent);
+
+/* Close the connections of all open polls. */
+extern void opd_polls_stop(OpdAgent *agent);
+
+/* -------------------------------------------------------- workflowtask.c */
+
+/*
+ * Take a workflow task that came by a poll. "context" holds the response and is
+ * the task's from now on.
+ */
+extern void opd_workflowtask_take(OpdAgent *agent, MemoryContext context,
+								  const Tp__PollWorkflowTaskQueueResponse *response);
+extern double opd_workflowtask_advance(OpdAgent *agent);
+
+/* -------------------------------------------------------- activitytask.c */
+
+extern void opd_activitytask_take(OpdAgent *agent, MemoryContext context,
+								  const Tp__PollActivityTaskQueueResponse *response);
+extern double opd_activitytask_advance(OpdAgent *agent);
+
+/* Give back to the server what is under way, so that another worker goes on. */
+extern void opd_workflowtask_give_back(OpdAgent *agent);
+extern void opd_activitytask_give_back(OpdAgent *agent);
+
+/* ----------------------------------------------------------- workflows.c */
+
+/* The function of a workflow type; NULL when we do not know it. */
+extern OpdWorkflowFunction opd_workflows_find(const char *type);
+
+#endif							/* OPD_AGENT_H */

@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * ddl.h
+ *	  Commands of other sessions that the workers must make way for.
+ *
+ * src/worker/ddl.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_DDL_H
+#define OPD_DDL_H
+
+/* Install the hook; called once, from _PG_init(). */
+extern void opd_ddl_install(void);
+
+#endif							/* OPD_DDL_H */

@@ -1,0 +1,466 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.c
+ *	  What the worker processes tell each other and opdata_status().
+ *
+ * src/worker/state.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/shmem.h"
+#include "utils/json.h"
+
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/text.h"
+#include "worker/state.h"
+
+#define TEXT_BYTES	256			/* of a text that is shown */
+
+typedef struct Slot
+{
+	pid_t		pid;			/* 0: no process */
+	bool		bulk;
+	bool		connected;		/* to the database */
+	char		name[NAMEDATALEN];
+	OpdWorkerState state;
+	TimestampTz since;			/* of the state */
+	int			n_running;
+	int			n_polls;
+	int			connects_failed;
+	TimestampTz last_poll_at;	/* last good answer to a poll; 0: none */
+	char		server_version[32];
+	TimestampTz last_error_at;	/* 0: none */
+	char		last_error_code[32];
+	char		last_error[TEXT_BYTES];
+	TimestampTz unknown_type_at;	/* 0: none */
+	int64		n_unknown_types;
+	char		unknown_type[TEXT_BYTES];
+} Slot;
+
+typedef struct Shared
+{
+	uint64		generation;		/* grows with each poke */
+	OpdWorkerState absent;
+	TimestampTz paused_until;
+	int			n_slots;
+	Slot		slots[FLEXIBLE_ARRAY_MEMBER];
+} Shared;
+
+static Shared *shared;
+static LWLock *lock;
+static int	n_interactive;
+static int	n_workers;
+static Slot *own;				/* this process's slot, in a worker */
+static shmem_startup_hook_type next_startup_hook;
+#ifdef OPD_HAVE_SHMEM_REQUEST_HOOK
+static shmem_request_hook_type next_request_hook;
+#endif
+
+static Size
+shared_size(void)
+{
+	return add_size(offsetof(Shared, slots), mul_size(n_workers, sizeof(Slot)));
+}
+
+static void
+ask(void)
+{
+#ifdef OPD_HAVE_SHMEM_REQUEST_HOOK
+	if (next_request_hook)
+		next_request_hook();
+#endif
+	RequestAddinShmemSpace(shared_size());
+	RequestNamedLWLockTranche("opdata", 1);
+}
+
+static void
+startup(void)
+{
+	bool		found;
+
+	if (next_startup_hook)
+		next_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("opdata", shared_size(), &found);
+	lock = &GetNamedLWLockTranche("opdata")->lock;
+	if (!found)
+	{
+		memset(shared, 0, shared_size());
+		shared->n_slots = n_workers;
+		for (int i = 0; i < n_workers; i++)
+		{
+			Slot	   *slot = &shared->slots[i];
+
+			slot->bulk = i >= n_interactive;
+			snprintf(slot->name, sizeof(slot->name), "%s %d",
+					 slot->bulk ? "bulk" : "interactive",
+					 slot->bulk ? i - n_interactive + 1 : i + 1);
+			slot->since = GetCurrentTimestamp();
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+opd_state_request(int interactive, int bulk)
+{
+	n_interactive = interactive;
+	n_workers = interactive + bulk;
+	next_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup;
+#ifdef OPD_HAVE_SHMEM_REQUEST_HOOK
+	next_request_hook = shmem_request_hook;
+	shmem_request_hook = ask;
+#else
+	ask();
+#endif
+}
+
+/* ------------------------------------------------------------- own slot */
+
+static void
+detach(int code, Datum arg)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (own != NULL && own->pid == MyProcPid)
+	{
+		own->pid = 0;
+		own->connected = false;
+		own->state = OPD_WORKER_STOPPED;
+		own->since = GetCurrentTimestamp();
+		own->n_running = 0;
+		own->n_polls = 0;
+	}
+	LWLockRelease(lock);
+}
+
+bool
+opd_state_attach(int number)
+{
+	Slot	   *slot;
+	bool		taken;
+
+	if (number >= shared->n_slots)
+		return false;
+	slot = &shared->slots[number];
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	taken = slot->pid != 0;
+	if (!taken)
+	{
+		slot->pid = MyProcPid;
+		slot->connected = false;
+		slot->state = OPD_WORKER_STARTING;
+		slot->since = GetCurrentTimestamp();
+		own = slot;
+	}
+	LWLockRelease(lock);
+	if (!taken)
+		on_shmem_exit(detach, (Datum) 0);
+	return !taken;
+}
+
+const char *
+opd_state_name(void)
+{
+	return own->name;
+}
+
+bool
+opd_state_is_bulk(void)
+{
+	return own->bulk;
+}
+
+void
+opd_state_set(OpdWorkerState state)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (own->state != state)
+	{
+		own->state = state;
+		own->since = GetCurrentTimestamp();
+	}
+	LWLockRelease(lock);
+}
+
+void
+opd_state_set_connected(bool connected)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	own->connected = connected;
+	LWLockRelease(lock);
+}
+
+void
+opd_state_note_poll(const char *server_version)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	own->last_poll_at = GetCurrentTimestamp();
+	if (server_version != NULL)
+		strlcpy(own->server_version, server_version, sizeof(own->server_version));
+	LWLockRelease(lock);
+}
+
+/* Copy valid UTF-8 and keep it valid. */
+static void
+copy_text(char *to, size_t size, const char *text)
+{
+	char	   *clean = opd_text_clean(text, strlen(text), (size - 1) / 4, NULL);
+
+	strlcpy(to, clean, size);
+	pfree(clean);
+}
+
+void
+opd_state_note_error(const char *code, const char *message)
+{
+	char		text[TEXT_BYTES];
+
+	copy_text(text, sizeof(text), message);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	own->last_error_at = GetCurrentTimestamp();
+	strlcpy(own->last_error_code, code, sizeof(own->last_error_code));
+	strlcpy(own->last_error, text, sizeof(own->last_error));
+	LWLockRelease(lock);
+}
+
+void
+opd_state_note_load(int n_running, int n_polls)
+{
+	if (own->n_running == n_running && own->n_polls == n_polls)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	own->n_running = n_running;
+	own->n_polls = n_polls;
+	LWLockRelease(lock);
+}
+
+void
+opd_state_note_unknown_type(const char *workflow_type)
+{
+	char		text[TEXT_BYTES];
+
+	copy_text(text, sizeof(text), workflow_type);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	own->unknown_type_at = GetCurrentTimestamp();
+	own->n_unknown_types++;
+	strlcpy(own->unknown_type, text, sizeof(own->unknown_type));
+	LWLockRelease(lock);
+}
+
+int
+opd_state_begin_connect(void)
+{
+	int			failed;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	failed = own->connects_failed++;
+	LWLockRelease(lock);
+	return failed;
+}
+
+void
+opd_state_end_connect(void)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	own->connects_failed = 0;
+	own->connected = true;
+	LWLockRelease(lock);
+}
+
+/* --------------------------------------------------- wishes of sessions */
+
+void
+opd_state_poke(void)
+{
+	pid_t		pids[2 * OPD_WORKERS_MAX];
+	int			n = 0;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	shared->generation++;
+	shared->absent = OPD_WORKER_STOPPED;
+	for (int i = 0; i < shared->n_slots; i++)
+	{
+		shared->slots[i].connects_failed = 0;
+		if (shared->slots[i].pid != 0)
+			pids[n++] = shared->slots[i].pid;
+	}
+	LWLockRelease(lock);
+
+	for (int i = 0; i < n; i++)
+	{
+		PGPROC	   *proc = BackendPidGetProc(pids[i]);
+
+		if (proc != NULL)
+			SetLatch(&proc->procLatch);
+	}
+}
+
+uint64
+opd_state_generation(void)
+{
+	uint64		generation;
+
+	LWLockAcquire(lock, LW_SHARED);
+	generation = shared->generation;
+	LWLockRelease(lock);
+	return generation;
+}
+
+void
+opd_state_set_absent(OpdWorkerState why, uint64 generation)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (shared->generation == generation)
+		shared->absent = why;
+	LWLockRelease(lock);
+}
+
+OpdWorkerState
+opd_state_absent(void)
+{
+	OpdWorkerState absent;
+
+	LWLockAcquire(lock, LW_SHARED);
+	absent = shared->absent;
+	LWLockRelease(lock);
+	return absent;
+}
+
+void
+opd_state_pause_until(TimestampTz until)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	shared->paused_until = until;
+	LWLockRelease(lock);
+}
+
+TimestampTz
+opd_state_paused_until(void)
+{
+	TimestampTz until;
+
+	LWLockAcquire(lock, LW_SHARED);
+	until = shared->paused_until;
+	LWLockRelease(lock);
+	return until;
+}
+
+int
+opd_state_connected(void)
+{
+	int			n = 0;
+
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < shared->n_slots; i++)
+		n += shared->slots[i].pid != 0 && shared->slots[i].connected;
+	LWLockRelease(lock);
+	return n;
+}
+
+/* --------------------------------------------------- for opdata_status() */
+
+static const char *
+state_name(OpdWorkerState state)
+{
+	switch (state)
+	{
+		case OPD_WORKER_STOPPED:
+			return "stopped";
+		case OPD_WORKER_STARTING:
+			return "starting";
+		case OPD_WORKER_DISABLED:
+			return "disabled";
+		case OPD_WORKER_NOT_CONFIGURED:
+			return "not_configured";
+		case OPD_WORKER_NO_DATABASE:
+			return "no_database";
+		case OPD_WORKER_NO_EXTENSION:
+			return "no_extension";
+		case OPD_WORKER_CONNECTING:
+			return "connecting";
+		case OPD_WORKER_POLLING:
+			return "polling";
+		case OPD_WORKER_UNREACHABLE:
+			return "unreachable";
+		case OPD_WORKER_REFUSED:
+			return "refused";
+		case OPD_WORKER_STOPPING:
+			return "stopping";
+	}
+	return "unknown";
+}
+
+static void
+add_time(OpdJson *json, const char *key, TimestampTz at)
+{
+	if (at == 0)
+		opd_json_add_string(json, key, NULL);
+	else
+		opd_json_add_string(json, key, JsonEncodeDateTime(NULL, TimestampTzGetDatum(at), TIMESTAMPTZOID, NULL));
+}
+
+static Jsonb *
+slot_facts(const Slot *slot)
+{
+	Jsonb	   *last_error = NULL;
+	Jsonb	   *unknown_type = NULL;
+	OpdJson		json;
+
+	if (slot->last_error_at != 0)
+	{
+		opd_json_begin_object(&json);
+		opd_json_add_string(&json, "code", slot->last_error_code);
+		opd_json_add_string(&json, "message", slot->last_error);
+		add_time(&json, "at", slot->last_error_at);
+		last_error = opd_json_end_object(&json);
+	}
+	if (slot->unknown_type_at != 0)
+	{
+		opd_json_begin_object(&json);
+		opd_json_add_string(&json, "workflowType", slot->unknown_type);
+		opd_json_add_int(&json, "count", slot->n_unknown_types);
+		add_time(&json, "at", slot->unknown_type_at);
+		unknown_type = opd_json_end_object(&json);
+	}
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "name", slot->name);
+	opd_json_add_string(&json, "kind", slot->bulk ? "bulk" : "interactive");
+	if (slot->pid != 0)
+		opd_json_add_int(&json, "pid", slot->pid);
+	else
+		opd_json_add_string(&json, "pid", NULL);
+	opd_json_add_string(&json, "state", state_name(slot->state));
+	add_time(&json, "since", slot->since);
+	opd_json_add_int(&json, "running", slot->n_running);
+	opd_json_add_int(&json, "polls", slot->n_polls);
+	add_time(&json, "lastPollAt", slot->last_poll_at);
+	opd_json_add_string(&json, "serverVersion", slot->server_version[0] != '\0' ? slot->server_version : NULL);
+	opd_json_add_value(&json, "lastError", last_error);
+	opd_json_add_value(&json, "unknownType", unknown_type);
+	return opd_json_end_object(&json);
+}
+
+Jsonb *
+opd_state_workers(void)
+{
+	Shared	   *copy = palloc(shared_size());
+	OpdJson		json;
+
+	LWLockAcquire(lock, LW_SHARED);
+	memcpy(copy, shared, shared_size());
+	LWLockRelease(lock);
+
+	opd_json_begin_array(&json);
+	for (int i = 0; i < copy->n_slots; i++)
+		opd_json_push_value(&json, slot_facts(&copy->slots[i]));
+	return opd_json_end_array(&json);
+}

@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.h
+ *	  What the worker processes tell each other and opdata_status().
+ *
+ * A fixed-size piece of shared memory: numbers, times and texts, never a
+ * pointer or a descriptor, which mean something in one process only. One slot
+ * for each worker process that the settings ask for, in the order of their
+ * start: the interactive ones first. Everything here takes the lock by itself
+ * and raises nothing.
+ *
+ * src/worker/state.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_STATE_H
+#define OPD_STATE_H
+
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+typedef enum OpdWorkerState
+{
+	OPD_WORKER_STOPPED,			/* no process */
+	OPD_WORKER_STARTING,
+	OPD_WORKER_DISABLED,		/* opdata.enabled is off */
+	OPD_WORKER_NOT_CONFIGURED,	/* no organisation or no address */
+	OPD_WORKER_NO_DATABASE,		/* it cannot be connected to, or is being dropped */
+	OPD_WORKER_NO_EXTENSION,
+	OPD_WORKER_CONNECTING,		/* no answer from Temporal yet */
+	OPD_WORKER_POLLING,
+	OPD_WORKER_UNREACHABLE,		/* Temporal does not answer; tried again and again */
+	OPD_WORKER_REFUSED,			/* Temporal does not want us; tried again slowly */
+	OPD_WORKER_STOPPING
+} OpdWorkerState;
+
+/* Ask for the memory; called once, from _PG_init(). */
+extern void opd_state_request(int n_interactive, int n_bulk);
+
+/* ------------------------------------------------------- own slot */
+
+/*
+ * Take slot "number" for this process, until it exits. False when another
+ * process has it.
+ */
+extern bool opd_state_attach(int number);
+
+/* "interactive 1", "bulk 1"; which of the two it is. */
+extern const char *opd_state_name(void);
+extern bool opd_state_is_bulk(void);
+
+extern void opd_state_set(OpdWorkerState state);
+extern void opd_state_note_poll(const char *server_version);
+extern void opd_state_note_error(const char *code, const char *message);
+extern void opd_state_note_load(int n_running, int n_polls);
+extern void opd_state_note_unknown_type(const char *workflow_type);
+
+/* How often in a row the database could not be connected to from this slot. */
+extern int	opd_state_begin_connect(void);	/* counts this try as failed */
+extern void opd_state_end_connect(void);	/* it was not */
+
+/* --------------------------------------------- wishes of all sessions */
+
+/*
+ * Something changed that workers should look at: databases, extensions. Wakes
+ * every worker; each looks again at what kept it from working.
+ */
+extern void opd_state_poke(void);
+extern uint64 opd_state_generation(void);
+
+/*
+ * The database of the workers has no extension, or there is no such database;
+ * "generation" is that of the time before it was looked at: if it has grown
+ * since, what was seen is old.
+ */
+extern void opd_state_set_absent(OpdWorkerState why, uint64 generation);
+extern OpdWorkerState opd_state_absent(void);	/* OPD_WORKER_STOPPED: no reason */
+
+/* No worker connects to the database until then; 0 ends it. */
+extern void opd_state_pause_until(TimestampTz until);
+extern TimestampTz opd_state_paused_until(void);
+
+/* Number of workers that hold a database connection now. */
+extern int	opd_state_connected(void);
+extern void opd_state_set_connected(bool connected);
+
+/* --------------------------------------------------- for opdata_status() */
+
+/* Array with an object for each worker, in the current memory context. */
+extern Jsonb *opd_state_workers(void);
+
+#endif							/* OPD_STATE_H */

@@ -1,0 +1,391 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *	  A background worker process: when it works, and when it leaves.
+ *
+ * The postmaster starts the processes once recovery is over, so that a standby
+ * has none until it is promoted, and starts each again a second after it ended
+ * with exit code 1, which is how they always end.
+ *
+ *		wait without a database connection, for as long as there is nothing to do
+ *		-> connect -> is there an extension?
+ *		-> work until something changes -> finish or give back -> exit
+ *
+ * A process that finds its reason to work gone (disabled, DROP EXTENSION, other
+ * settings) exits: its successor waits without a connection, which nobody's
+ * DROP DATABASE has to wait for.
+ *
+ * src/worker/worker.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include <math.h>
+#include <signal.h>
+
+#include "access/xact.h"
+#include "commands/extension.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/ps_status.h"
+
+#include "base/guarded.h"
+#include "base/limits.h"
+#include "worker/agent.h"
+#include "worker/state.h"
+#include "worker/worker.h"
+
+#define RESTART_S			1
+#define LOOK_MS				5000	/* how often to look at what may have changed */
+#define IDLE_LOOK_MS		60000	/* the same for one without a connection */
+#define ABSENT_LOOK_MS		300000	/* try a database that was not there again */
+#define DRAIN_MS			5000	/* running jobs may end, when there is time */
+#define GIVE_BACK_MS		500		/* to tell the server what is given back */
+#define PRUNE_MS			600000
+#define CONNECT_PAUSE_MAX_MS 60000
+
+extern PGDLLEXPORT void opdata_worker_main(Datum number);
+
+static volatile sig_atomic_t in_transaction = false;
+
+/*
+ * SIGTERM: the loop ends in its own way. Inside a transaction, which may wait
+ * for a lock, PostgreSQL's way is the faster one.
+ */
+static void
+on_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	ShutdownRequestPending = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+	if (in_transaction)
+		die(postgres_signal_arg);
+}
+
+/* ----------------------------------------------------------- before work */
+
+/* Why this process should not connect to the database now. */
+static OpdWorkerState
+reason_to_wait(void)
+{
+	OpdWorkerState absent = opd_state_absent();
+
+	if (!opd_conf_enabled())
+		return OPD_WORKER_DISABLED;
+	if (opd_conf_org_id()[0] == '\0' || opd_conf_temporal_address()[0] == '\0')
+		return OPD_WORKER_NOT_CONFIGURED;
+	if (opd_state_paused_until() > GetCurrentTimestamp())
+		return OPD_WORKER_NO_DATABASE;
+	return absent;
+}
+
+static void
+sleep_a_while(long ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ShutdownRequestPending)
+		proc_exit(1);
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/* Wait, holding no database connection, until there is a reason to have one. */
+static void
+wait_for_work(void)
+{
+	OpdWorkerState reason;
+	TimestampTz waiting_since = GetCurrentTimestamp();
+	long		ms;
+
+	while ((reason = reason_to_wait()) != OPD_WORKER_STOPPED)
+	{
+		opd_state_set(reason);
+		ms = IDLE_LOOK_MS;
+		if (opd_state_paused_until() > GetCurrentTimestamp())
+			ms = 200;
+		else if (reason == opd_state_absent() &&
+				 TimestampDifferenceExceeds(waiting_since, GetCurrentTimestamp(), ABSENT_LOOK_MS))
+			break;
+		sleep_a_while(ms);
+	}
+}
+
+/*
+ * Connect to the agent database. What keeps us from it (no such database or
+ * role, too many connections) is FATAL and ends the process: its successors
+ * wait longer and longer, or until a database or role was changed.
+ */
+static void
+connect_to_database(OpdWorkerConf *conf)
+{
+	int			failed = opd_state_begin_connect();
+
+	if (failed > 0)
+	{
+		uint64		generation = opd_state_generation();
+		double		until_ms = opd_now_ms() + Min(1000 * pow(2, Min(failed, 10)), CONNECT_PAUSE_MAX_MS);
+
+		opd_state_set(OPD_WORKER_NO_DATABASE);
+		while (opd_now_ms() < until_ms && opd_state_generation() == generation)
+			sleep_a_while((long) Max(1, until_ms - opd_now_ms()));
+	}
+	BackgroundWorkerInitializeConnection(conf->database, conf->role, 0);
+	opd_state_end_connect();
+}
+
+static void
+find_extension(void *arg)
+{
+	bool	   *found = arg;
+
+	*found = OidIsValid(get_extension_oid("opdata", true));
+}
+
+/* Run in a transaction; what it raises ends the process, its words in the log. */
+static void
+in_own_transaction(void (*function) (void *arg), void *arg)
+{
+	ErrorData  *error;
+
+	in_transaction = true;
+	error = opd_guarded_transaction(function, arg, false);
+	in_transaction = false;
+	if (error != NULL)
+		ereport(LOG,
+				(errmsg("opdata worker \"%s\": %s", opd_state_name(), error->message)));
+}
+
+static bool
+extension_exists(void)
+{
+	bool		found = false;
+
+	in_own_transaction(find_extension, &found);
+	return found;
+}
+
+static void
+bury_jobs(void *arg)
+{
+	opd_jobs_bury(arg);
+}
+
+static void
+prune_jobs(void *arg)
+{
+	*(uint64 *) arg = opd_jobs_prune(opd_conf_job_retention_s());
+}
+
+/* -------------------------------------------------------------- at work */
+
+static OpdAgent *
+make_agent(OpdWorkerConf *conf)
+{
+	OpdAgent   *agent = palloc0(sizeof(OpdAgent));
+
+	agent->context = CurrentMemoryContext;
+	agent->name = opd_state_name();
+	agent->bulk = opd_state_is_bulk();
+	agent->conf = conf;
+	agent->queue = psprintf("tenant-%s", conf->org_id);
+	agent->bulk_queue = psprintf("tenant-%s-bulk", conf->org_id);
+	agent->loop = opd_loop_new();
+	agent->client = opd_client_new(agent->loop, conf->temporal_address, conf->temporal_tls,
+								   conf->temporal_namespace);
+	dlist_init(&agent->runs);
+	dlist_init(&agent->activities);
+	opd_polls_start(agent);
+	return agent;
+}
+
+/* Let every part go on; returns when to do it again at the latest. */
+static double
+advance(OpdAgent *agent)
+{
+	double		next;
+
+	in_transaction = true;
+	next = opd_workflowtask_advance(agent);
+	next = Min(next, opd_activitytask_advance(agent));
+	in_transaction = false;
+	/* last, since what ended makes room */
+	next = Min(next, opd_polls_advance(agent));
+	opd_state_note_load(agent->n_running, agent->n_polls);
+	return next;
+}
+
+static void
+turn(OpdAgent *agent, double until_ms)
+{
+	double		ms = until_ms - opd_now_ms();
+
+	opd_loop_turn(agent->loop, ms <= 0 ? 0 : (long) ceil(Min(ms, LOOK_MS)));
+}
+
+/* Is there still something to do for this process? */
+static bool
+should_go_on(OpdAgent *agent, MemoryContext scratch)
+{
+	MemoryContext old;
+	bool		go_on;
+
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (reason_to_wait() != OPD_WORKER_STOPPED)
+		return false;
+	old = MemoryContextSwitchTo(scratch);
+	go_on = opd_conf_worker_equal(agent->conf, opd_conf_worker());
+	MemoryContextSwitchTo(old);
+	return go_on;
+}
+
+/* Finish what is under way as far as there is time, give back the rest. */
+static void
+leave(OpdAgent *agent, MemoryContext scratch, bool at_once)
+{
+	double		until_ms = opd_now_ms() + (at_once ? 0 : DRAIN_MS);
+	double		next = 0;
+
+	agent->stopping = true;
+	opd_state_set(OPD_WORKER_STOPPING);
+	opd_polls_stop(agent);
+	MemoryContextSwitchTo(scratch);
+	while (agent->n_running > 0 && opd_now_ms() < until_ms && !ShutdownRequestPending &&
+		   opd_state_paused_until() < GetCurrentTimestamp())
+	{
+		turn(agent, Min(next, until_ms));
+		next = advance(agent);
+		MemoryContextReset(scratch);
+	}
+
+	opd_workflowtask_give_back(agent);
+	opd_activitytask_give_back(agent);
+	until_ms = opd_now_ms() + GIVE_BACK_MS;
+	while (agent->n_running > 0 && opd_now_ms() < until_ms)
+	{
+		turn(agent, Min(next, until_ms));
+		next = advance(agent);
+		MemoryContextReset(scratch);
+	}
+}
+
+static void
+work(OpdWorkerConf *conf)
+{
+	OpdAgent   *agent = make_agent(conf);
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "opdata turn", ALLOCSET_DEFAULT_SIZES);
+	uint64		generation = opd_state_generation();
+	double		look_at_ms = opd_now_ms() + LOOK_MS;
+	double		prune_at_ms = opd_now_ms();
+	double		next = 0;
+
+	opd_state_set(OPD_WORKER_CONNECTING);
+	in_own_transaction(bury_jobs, unconstify(char *, agent->name));
+	pgstat_report_activity(STATE_IDLE, NULL);
+	for (;;)
+	{
+		MemoryContextSwitchTo(scratch);
+		MemoryContextReset(scratch);
+		turn(agent, Min(next, look_at_ms));
+		if (ShutdownRequestPending || !should_go_on(agent, scratch))
+			break;
+		next = advance(agent);
+
+		if (opd_state_generation() != generation || opd_now_ms() >= look_at_ms)
+		{
+			generation = opd_state_generation();
+			look_at_ms = opd_now_ms() + LOOK_MS;
+			if (!extension_exists())
+			{
+				opd_state_set_absent(OPD_WORKER_NO_EXTENSION, generation);
+				break;
+			}
+		}
+		if (opd_now_ms() >= prune_at_ms)
+		{
+			uint64		n_pruned = 0;
+
+			in_own_transaction(prune_jobs, &n_pruned);
+			prune_at_ms = opd_now_ms() + (n_pruned > 0 ? LOOK_MS : PRUNE_MS);
+		}
+	}
+	leave(agent, scratch, ShutdownRequestPending);
+}
+
+void
+opdata_worker_main(Datum number)
+{
+	OpdWorkerConf *conf;
+	MemoryContext context;
+	uint64		generation;
+
+	pqsignal(SIGTERM, on_sigterm);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	/* there is no statement to cancel; pg_terminate_backend() restarts us */
+	pqsignal(SIGINT, SIG_IGN);
+	BackgroundWorkerUnblockSignals();
+
+	context = AllocSetContextCreate(TopMemoryContext, "opdata worker", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	if (!opd_state_attach(DatumGetInt32(number)))
+		proc_exit(1);
+	wait_for_work();
+	opd_state_set(OPD_WORKER_STARTING);
+	conf = opd_conf_worker();
+	connect_to_database(conf);
+
+	/* nobody waits for a lock of ours, nor we for long for anybody's */
+	SetConfigOption("lock_timeout", "2s", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_OVERRIDE);
+	MemoryContextSwitchTo(context);
+	generation = opd_state_generation();
+	if (extension_exists())
+		work(conf);
+	else
+		opd_state_set_absent(OPD_WORKER_NO_EXTENSION, generation);
+	opd_state_set_connected(false);
+	proc_exit(1);
+}
+
+void
+opd_worker_register(void)
+{
+	int			n_interactive = opd_conf_interactive_workers();
+	int			n_workers = n_interactive + opd_conf_bulk_workers();
+
+	opd_state_request(n_interactive, opd_conf_bulk_workers());
+	for (int i = 0; i < n_workers; i++)
+	{
+		BackgroundWorker worker = {0};
+
+		worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+		worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+		worker.bgw_restart_time = RESTART_S;
+		strlcpy(worker.bgw_library_name, "opdata", sizeof(worker.bgw_library_name));
+		strlcpy(worker.bgw_function_name, "opdata_worker_main", sizeof(worker.bgw_function_name));
+		strlcpy(worker.bgw_type, "opdata worker", sizeof(worker.bgw_type));
+		snprintf(worker.bgw_name, sizeof(worker.bgw_name), "opdata worker: %s %d",
+				 i < n_interactive ? "interactive" : "bulk",
+				 i < n_interactive ? i + 1 : i - n_interactive + 1);
+		worker.bgw_main_arg = Int32GetDatum(i);
+		RegisterBackgroundWorker(&worker);
+	}
+}

@@ -1,0 +1,844 @@
+/*-------------------------------------------------------------------------
+ *
+ * workflowtask.c
+ *	  A workflow task from its history to the answer.
+ *
+ *		take -> [PAGING] -> decide -> ANSWERING
+ *								   -> STEPPING <-> BEATING -> decide
+ *								   -> HELD -> ANSWERING
+ *		take -> [PAGING] -> query -> ANSWERING
+ *
+ * A local step runs while its task is in hand. Once a second, and at once for
+ * a query that came with the task, the task is answered with no more than
+ * what was decided so far and a new one is asked for in the same call (a
+ * "beat"); it brings queries and a cancel request, and keeps the server from
+ * giving the task to somebody else. When a beat or an answer is lost, or
+ * refused because something has happened meanwhile, the run is kept for a
+ * while (LOST): the task comes again, mostly to this process, and finds the
+ * step running or its outcome ready.
+ *
+ * A task that we cannot do (an unknown workflow type, a history that does not
+ * fit) is failed, which makes the server give it out again at once. The
+ * failure is therefore held back for a growing while, in which it takes up
+ * neither a slot nor memory worth mentioning.
+ *
+ * src/worker/workflowtask.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include <math.h>
+
+#include "utils/memutils.h"
+
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/text.h"
+#include "temporal/decode.h"
+#include "temporal/payload.h"
+#include "worker/agent.h"
+#include "worker/state.h"
+
+#define BEAT_MS				1000
+#define BEAT_SHARE			0.4 /* of a shorter task timeout */
+#define DEFAULT_TASK_TIMEOUT_MS 10000
+#define LOST_MS				15000	/* how long a lost run is kept */
+#define HOLD_FIRST_MS		500
+#define HOLD_MAX_MS			8000
+#define HELD_MAX			1000	/* held failures of one process */
+
+#define STATUS_QUERY "status"
+#define UPDATE_REQUEST_TYPE "temporal.api.update.v1.Request"
+#define UPDATE_REJECTION_URL "type.googleapis.com/temporal.api.update.v1.Rejection"
+
+typedef enum RunState
+{
+	RUN_PAGING,					/* the rest of the history is under way */
+	RUN_DECIDING,				/* the history is whole */
+	RUN_STEPPING,				/* a local step runs */
+	RUN_BEATING,				/* the same, and a beat is under way */
+	RUN_ANSWERING,				/* the answer is under way */
+	RUN_HELD,					/* a failure waits to be sent */
+	RUN_LOST,					/* no task in hand */
+	RUN_OVER
+} RunState;
+
+typedef struct Run
+{
+	dlist_node	node;			/* in agent->runs */
+	OpdAgent   *agent;
+	MemoryContext context;		/* the run; parent of the others */
+	RunState	state;
+	bool		has_slot;
+	bool		is_query;		/* nothing but a query, beside the run itself */
+	char	   *workflow_id;
+	char	   *run_id;
+
+	/* the task in hand */
+	MemoryContext task_context; /* holds "task" */
+	const Tp__PollWorkflowTaskQueueResponse *task;
+	double		taken_ms;
+	double		beat_at_ms;
+	double		until_ms;		/* HELD: send then; LOST: forget then */
+
+	MemoryContext history_context;
+	OpdHistory *history;
+	ProtobufCBinaryData page_token; /* of the next page; in history_context */
+
+	/* a call under way, and its reply */
+	MemoryContext call_context;
+	bool		replied;
+	OpdRpcReply reply;
+
+	/* what was decided last */
+	OpdDecision *decision;		/* in task_context */
+	Tp__WorkflowTaskFailedCause failed_cause;	/* HELD */
+	const char *failed_type;
+	char	   *failed_message;
+
+	/* the local step */
+	MemoryContext step_context;
+	OpdTask    *step;			/* running */
+	char	   *step_id;
+	OpdLocalOutcome *outcome;	/* ended; in context */
+} Run;
+
+static void decide(Run *run);
+
+static void
+set_slot(Run *run, bool wanted)
+{
+	if (run->has_slot != wanted)
+		run->agent->n_running += wanted ? 1 : -1;
+	run->has_slot = wanted;
+}
+
+static double
+task_timeout_ms(Run *run)
+{
+	return run->history != NULL && run->history->task_timeout_ms > 0 ?
+		run->history->task_timeout_ms : DEFAULT_TASK_TIMEOUT_MS;
+}
+
+/* ----------------------------------------------------------------- calls */
+
+static void
+on_reply(void *arg, const OpdRpcReply *reply)
+{
+	Run		   *run = arg;
+
+	run->replied = true;
+	run->reply = *reply;
+}
+
+/* Enter the memory of a new call; back with MemoryContextSwitchTo(). */
+static MemoryContext
+enter_call(Run *run)
+{
+	Assert(run->call_context == NULL);
+	run->call_context = AllocSetContextCreate(run->context, "opdata call", ALLOCSET_DEFAULT_SIZES);
+	run->replied = false;
+	return MemoryContextSwitchTo(run->call_context);
+}
+
+static void
+leave_call(Run *run)
+{
+	if (run->call_context != NULL)
+		MemoryContextDelete(run->call_context);
+	run->call_context = NULL;
+	run->replied = false;
+}
+
+static ProtobufCBinaryData
+task_token(Run *run)
+{
+	return run->task->task_token;
+}
+
+/* ------------------------------------------------------------- the queries */
+
+static Tp__Payloads *
+status_answer(Run *run)
+{
+	const OpdHistory *history = run->history;
+	const OpdPastCommand *last = history->n_commands > 0 ? &history->commands[history->n_commands - 1] : NULL;
+	OpdJson		json;
+
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "workflowType", opd_text_clean(history->workflow_type, strlen(history->workflow_type), 256, NULL));
+	opd_json_add_string(&json, "state", opd_history_state(history));
+	if (run->step_id != NULL)
+	{
+		opd_json_add_string(&json, "step", run->step_id);
+		opd_json_add_string(&json, "phase", run->step != NULL ? run->step->phase : "answering");
+	}
+	else if (last != NULL && last->kind == OPD_PAST_ACTIVITY)
+	{
+		opd_json_add_string(&json, "step", opd_text_clean(last->id, strlen(last->id), 256, NULL));
+		opd_json_add_string(&json, "phase",
+							last->outcome == OPD_OUTCOME_NONE ? "scheduled" :
+							last->outcome == OPD_OUTCOME_COMPLETED ? "completed" :
+							last->outcome == OPD_OUTCOME_CANCELED ? "canceled" : "failed");
+	}
+	opd_json_add_int(&json, "startedAtMs", history->started_at_ms);
+	opd_json_add_string(&json, "agent", "opdata-" OPD_VERSION);
+	return opd_payload_of_json(opd_json_end_object(&json));
+}
+
+static char *
+unknown_query(const Tp__WorkflowQuery *query)
+{
+	return psprintf("unknown query type \"%s\"; this agent answers \"" STATUS_QUERY "\"",
+					opd_text_clean(query->query_type, strlen(query->query_type), 64, NULL));
+}
+
+static Tp__QueryResultsEntry *
+answer_query(Run *run, const Tp__QueriesEntry *entry)
+{
+	Tp__QueryResultsEntry *result = palloc(sizeof(*result));
+
+	tp__query_results_entry__init(result);
+	result->key = entry->key;
+	result->value = palloc(sizeof(Tp__WorkflowQueryResult));
+	tp__workflow_query_result__init(result->value);
+	if (entry->value != NULL && strcmp(entry->value->query_type, STATUS_QUERY) == 0)
+	{
+		result->value->result_type = TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_ANSWERED;
+		result->value->answer = status_answer(run);
+	}
+	else
+	{
+		result->value->result_type = TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_FAILED;
+		result->value->error_message = entry->value ? unknown_query(entry->value) : "no query";
+	}
+	return result;
+}
+
+/* A task that is nothing but a query, of a run that may be closed. */
+static void
+answer_query_task(Run *run)
+{
+	Tp__RespondQueryTaskCompletedRequest request = TP__RESPOND_QUERY_TASK_COMPLETED_REQUEST__INIT;
+	MemoryContext old = enter_call(run);
+
+	request.task_token = task_token(run);
+	request.namespace_ = run->agent->client->namespace;
+	if (strcmp(run->task->query->query_type, STATUS_QUERY) == 0)
+	{
+		request.completed_type = TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_ANSWERED;
+		request.query_result = status_answer(run);
+	}
+	else
+	{
+		request.completed_type = TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_FAILED;
+		request.error_message = unknown_query(run->task->query);
+	}
+	opd_client_answer(run->agent->client, OPD_RPC_QUERY_COMPLETED, &request.base,
+					  run->taken_ms + OPD_RPC_DEADLINE_MS, on_reply, run);
+	run->state = RUN_ANSWERING;
+	MemoryContextSwitchTo(old);
+}
+
+/* -------------------------------------------------------------- the answer */
+
+/*
+ * Nobody here handles updates: refuse each, as SDKs do, so that its caller need
+ * not wait.
+ */
+static Tp__Message *
+reject_update(const Tp__Message *message)
+{
+	Tp__Message *answer = palloc(sizeof(*answer));
+	Tp__Rejection *rejection = palloc(sizeof(*rejection));
+	Tp__Any    *body = palloc(sizeof(*body));
+	const char *type;
+
+	if (message->body == NULL)
+		return NULL;
+	type = strrchr(message->body->type_url, '/');
+	if (type == NULL || strcmp(type + 1, UPDATE_REQUEST_TYPE) != 0)
+		return NULL;
+
+	tp__rejection__init(rejection);
+	rejection->rejected_request_message_id = message->id;
+	rejection->rejected_request_sequencing_event_id = message->event_id;
+	rejection->rejected_request = (Tp__Request *) opd_decode(&tp__request__descriptor,
+															 message->body->value.data,
+															 message->body->value.len);
+	rejection->failure = opd_failure_new("unsupported", "workflows of this agent take no updates", true);
+
+	tp__any__init(body);
+	body->type_url = UPDATE_REJECTION_URL;
+	body->value.len = tp__rejection__get_packed_size(rejection);
+	body->value.data = palloc(body->value.len);
+	tp__rejection__pack(rejection, body->value.data);
+
+	tp__message__init(answer);
+	answer->id = psprintf("%s/reject", message->protocol_instance_id);
+	answer->protocol_instance_id = message->protocol_instance_id;
+	answer->body = body;
+	return answer;
+}
+
+/*
+ * Answer the task in hand with the commands of the decision. A beat asks for
+ * the next task in the same call.
+ */
+static void
+send_completed(Run *run, bool beat)
+{
+	OpdClient  *client = run->agent->client;
+	const Tp__PollWorkflowTaskQueueResponse *task = run->task;
+	Tp__RespondWorkflowTaskCompletedRequest request = TP__RESPOND_WORKFLOW_TASK_COMPLETED_REQUEST__INIT;
+	Tp__WorkflowTaskCompletedMetadata metadata = TP__WORKFLOW_TASK_COMPLETED_METADATA__INIT;
+	Tp__CompletedCapabilities capabilities = TP__COMPLETED_CAPABILITIES__INIT;
+	MemoryContext old = enter_call(run);
+
+	metadata.sdk_name = "opdata";
+	metadata.sdk_version = OPD_VERSION;
+	capabilities.discard_speculative_workflow_task_with_events = true;
+	request.task_token = task_token(run);
+	request.identity = client->identity;
+	request.namespace_ = client->namespace;
+	request.sdk_metadata = &metadata;
+	request.capabilities = &capabilities;
+	request.commands = run->decision->commands;
+	request.n_commands = run->decision->n_commands;
+	request.force_create_new_workflow_task = beat;
+	request.return_new_workflow_task = beat;
+
+	request.query_results = palloc(sizeof(*request.query_results) * Max(task->n_queries, 1));
+	for (size_t i = 0; i < task->n_queries; i++)
+		request.query_results[request.n_query_results++] = answer_query(run, task->queries[i]);
+	request.messages = palloc(sizeof(*request.messages) * Max(task->n_messages, 1));
+	for (size_t i = 0; i < task->n_messages; i++)
+	{
+		Tp__Message *answer = reject_update(task->messages[i]);
+
+		if (answer != NULL)
+			request.messages[request.n_messages++] = answer;
+	}
+	opd_client_answer(client, OPD_RPC_WORKFLOW_COMPLETED, &request.base,
+					  run->taken_ms + task_timeout_ms(run), on_reply, run);
+	run->state = beat ? RUN_BEATING : RUN_ANSWERING;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+send_failed(Run *run)
+{
+	OpdClient  *client = run->agent->client;
+	Tp__RespondWorkflowTaskFailedRequest request = TP__RESPOND_WORKFLOW_TASK_FAILED_REQUEST__INIT;
+	MemoryContext old = enter_call(run);
+
+	request.task_token = task_token(run);
+	request.cause = run->failed_cause;
+	request.failure = opd_failure_new(run->failed_type, run->failed_message, false);
+	request.identity = client->identity;
+	request.namespace_ = client->namespace;
+	opd_client_answer(client, OPD_RPC_WORKFLOW_FAILED, &request.base,
+					  opd_now_ms() + OPD_RPC_DEADLINE_MS, on_reply, run);
+	run->state = RUN_ANSWERING;
+	MemoryContextSwitchTo(old);
+}
+
+/* ---------------------------------------------------------- the local step */
+
+static void
+drop_step(Run *run)
+{
+	if (run->step_context != NULL)
+		MemoryContextDelete(run->step_context);
+	run->step_context = NULL;
+	run->step = NULL;
+}
+
+static void
+start_step(Run *run)
+{
+	OpdAgent   *agent = run->agent;
+	OpdDecision *decision = run->decision;
+	OpdTaskSpec *spec;
+	OpdError   *error = NULL;
+	MemoryContext old;
+
+	run->outcome = NULL;
+	run->step_id = MemoryContextStrdup(run->context, decision->local_id);
+	run->step_context = AllocSetContextCreate(run->context, "opdata step", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(run->step_context);
+	spec = palloc0(sizeof(OpdTaskSpec));
+	spec->type = pstrdup(decision->local_type);
+	spec->input = opd_payload_to_json(decision->local_input, &error);
+	spec->key.workflow_id = opd_text_clean(run->workflow_id, strlen(run->workflow_id), OPD_TEMPORAL_ID_MAX_CHARS, NULL);
+	spec->key.run_id = opd_text_clean(run->run_id, strlen(run->run_id), OPD_TEMPORAL_ID_MAX_CHARS, NULL);
+	spec->key.activity_id = run->step_id;
+	spec->key.attempt = Max(1, run->task->attempt);
+	spec->key.worker = agent->name;
+	spec->by_schedule = run->history->by_schedule;
+	spec->org_id = agent->conf->org_id;
+	spec->key_file = opd_conf_key_file();
+	spec->policy = opd_conf_host_policy();
+	spec->policy.allowed_hosts = pstrdup(spec->policy.allowed_hosts);
+	if (error == NULL)
+		run->step = opd_task_start(agent->loop, spec);
+	else
+	{
+		MemoryContextSwitchTo(run->context);
+		run->outcome = palloc0(sizeof(OpdLocalOutcome));
+		run->outcome->id = run->step_id;
+		run->outcome->failure = opd_failure_of_error(error, true);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* The step has ended: keep its outcome, and let go of what it held. */
+static void
+end_step(Run *run)
+{
+	OpdTask    *step = run->step;
+	OpdLocalOutcome *outcome;
+	MemoryContext old = MemoryContextSwitchTo(run->context);
+
+	outcome = palloc0(sizeof(OpdLocalOutcome));
+	outcome->id = run->step_id;
+	if (step->error != NULL)
+		outcome->failure = opd_failure_of_error(step->error, opd_error_is_permanent(step->error));
+	else
+	{
+		outcome->result = opd_payload_of_json(step->result);
+		if (opd_payload_size(outcome->result) > OPD_RESULT_MAX_BYTES)
+		{
+			outcome->result = NULL;
+			outcome->failure = opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the result is larger than Temporal takes"), true);
+		}
+	}
+	run->outcome = outcome;
+	MemoryContextSwitchTo(old);
+	drop_step(run);
+}
+
+/* ------------------------------------------------------------ the decision */
+
+/* Of the task in hand keep what its failure needs. */
+static void
+keep_token_only(Run *run)
+{
+	MemoryContext context = AllocSetContextCreate(run->context, "opdata task", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Tp__PollWorkflowTaskQueueResponse *task = palloc(sizeof(*task));
+
+	tp__poll_workflow_task_queue_response__init(task);
+	task->task_token.len = run->task->task_token.len;
+	task->task_token.data = palloc(Max(task->task_token.len, 1));
+	memcpy(task->task_token.data, run->task->task_token.data, task->task_token.len);
+	MemoryContextSwitchTo(old);
+
+	MemoryContextDelete(run->task_context);
+	run->task_context = context;
+	run->task = task;
+	if (run->history_context != NULL)
+		MemoryContextDelete(run->history_context);
+	run->history_context = NULL;
+	run->history = NULL;
+}
+
+/*
+ * Fail the task, later: the server gives it out again at once, and soon would
+ * do nothing else.
+ */
+static void
+hold_failure(Run *run, Tp__WorkflowTaskFailedCause cause, const char *type, const char *message)
+{
+	int			n_held = 0;
+	int			attempt = run->task->attempt;
+	dlist_iter	iter;
+
+	drop_step(run);
+	run->failed_cause = cause;
+	run->failed_type = type;
+	run->failed_message = MemoryContextStrdup(run->context, message);	/* it may lie in the history */
+	run->until_ms = run->taken_ms +
+		Min(HOLD_MAX_MS, HOLD_FIRST_MS * pow(2, Max(0, Min(attempt, 10) - 1)));
+	run->until_ms = Min(run->until_ms, run->taken_ms + 0.8 * task_timeout_ms(run));
+	run->state = RUN_HELD;
+	keep_token_only(run);
+	set_slot(run, false);
+
+	/* not even a failure for what there is no room for: it will time out */
+	dlist_foreach(iter, &run->agent->runs)
+		n_held += dlist_container(Run, node, iter.cur)->state == RUN_HELD;
+	if (n_held > HELD_MAX)
+		run->state = RUN_OVER;
+}
+
+static void
+decide(Run *run)
+{
+	OpdAgent   *agent = run->agent;
+	OpdWorkflowFunction function = opd_workflows_find(run->history->workflow_type);
+	MemoryContext old;
+
+	if (run->is_query)
+	{
+		answer_query_task(run);
+		return;
+	}
+	if (function == NULL)
+	{
+		opd_state_note_unknown_type(run->history->workflow_type);
+		hold_failure(run, TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
+					 "UnknownWorkflowType",
+					 psprintf("this agent (opdata %s) does not know workflow type \"%s\"", OPD_VERSION,
+							  opd_text_clean(run->history->workflow_type, strlen(run->history->workflow_type), 128, NULL)));
+		return;
+	}
+
+	old = MemoryContextSwitchTo(run->task_context);
+	run->decision = opd_workflow_replay(function, run->history, run->outcome, agent->queue, agent->bulk_queue);
+	MemoryContextSwitchTo(old);
+	if (run->decision->misfit != NULL)
+	{
+		opd_state_note_error("NON_DETERMINISTIC", run->decision->misfit);
+		ereport(LOG,
+				(errmsg("the history of workflow \"%s\" does not fit this version of opdata: %s",
+						run->workflow_id, run->decision->misfit),
+				 errdetail("run \"%s\", type \"%s\"", run->run_id, run->history->workflow_type)));
+		hold_failure(run, TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR,
+					 "NonDeterministic", run->decision->misfit);
+		return;
+	}
+	if (run->decision->local_id != NULL)
+	{
+		if (run->step == NULL && run->outcome != NULL && run->decision->n_commands > 0)
+		{
+			/* the outcome of the step before goes into the history first */
+			send_completed(run, true);
+			return;
+		}
+		if (run->step == NULL)
+			start_step(run);
+		if (run->step == NULL)
+		{
+			/* it could not even begin: its outcome is there */
+			decide(run);
+			return;
+		}
+		run->state = RUN_STEPPING;
+		run->beat_at_ms = run->task->n_queries > 0 || run->task->n_messages > 0 ? 0 :
+			run->taken_ms + Min(BEAT_MS, BEAT_SHARE * task_timeout_ms(run));
+		return;
+	}
+	if (run->step != NULL)
+	{
+		opd_task_note_cancel(run->step);
+		drop_step(run);
+	}
+	send_completed(run, false);
+}
+
+/* ------------------------------------------------------------- the history */
+
+static void
+fetch_page(Run *run)
+{
+	OpdClient  *client = run->agent->client;
+	Tp__GetWorkflowExecutionHistoryRequest request = TP__GET_WORKFLOW_EXECUTION_HISTORY_REQUEST__INIT;
+	Tp__WorkflowExecution execution = TP__WORKFLOW_EXECUTION__INIT;
+	MemoryContext old = enter_call(run);
+
+	execution.workflow_id = run->workflow_id;
+	execution.run_id = run->run_id;
+	request.namespace_ = client->namespace;
+	request.execution = &execution;
+	request.next_page_token = run->page_token;
+	opd_client_answer(client, OPD_RPC_HISTORY, &request.base,
+					  run->taken_ms + task_timeout_ms(run), on_reply, run);
+	run->state = RUN_PAGING;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+new_history(Run *run)
+{
+	MemoryContext old;
+
+	if (run->history_context != NULL)
+		MemoryContextDelete(run->history_context);
+	run->history_context = AllocSetContextCreate(run->context, "opdata history", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(run->history_context);
+	run->history = opd_history_new();
+	memset(&run->page_token, 0, sizeof(run->page_token));
+	MemoryContextSwitchTo(old);
+}
+
+/* Take one page, and ask for the next or decide. */
+static void
+add_page(Run *run, const Tp__History *events, const ProtobufCBinaryData *next_page_token)
+{
+	const char *problem = opd_history_add(run->history, events);
+
+	if (problem == NULL && next_page_token->len == 0 && run->history->last_event_id == 0)
+		problem = "the history is empty";
+	if (problem != NULL)
+	{
+		opd_state_note_error("NON_DETERMINISTIC", problem);
+		hold_failure(run, TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
+					 "History", problem);
+		return;
+	}
+	if (next_page_token->len > 0)
+	{
+		run->page_token.len = next_page_token->len;
+		run->page_token.data = MemoryContextAlloc(run->history_context, next_page_token->len);
+		memcpy(run->page_token.data, next_page_token->data, next_page_token->len);
+		fetch_page(run);
+		return;
+	}
+	decide(run);
+}
+
+/* -------------------------------------------------------- tasks of a run */
+
+static void
+set_task(Run *run, MemoryContext context, const Tp__PollWorkflowTaskQueueResponse *task)
+{
+	if (run->task_context != NULL)
+		MemoryContextDelete(run->task_context);
+	run->task_context = context;
+	MemoryContextSetParent(context, run->context);
+	run->task = task;
+	run->decision = NULL;
+	run->taken_ms = opd_now_ms();
+}
+
+static Run *
+find_run(OpdAgent *agent, const char *run_id)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &agent->runs)
+	{
+		Run		   *run = dlist_container(Run, node, iter.cur);
+
+		if (run->state != RUN_OVER && !run->is_query && strcmp(run->run_id, run_id) == 0)
+			return run;
+	}
+	return NULL;
+}
+
+static Run *
+new_run(OpdAgent *agent, const char *workflow_id, const char *run_id)
+{
+	MemoryContext context = AllocSetContextCreate(agent->context, "opdata run", ALLOCSET_DEFAULT_SIZES);
+	Run		   *run = MemoryContextAllocZero(context, sizeof(Run));
+
+	run->agent = agent;
+	run->context = context;
+	run->workflow_id = MemoryContextStrdup(context, workflow_id);
+	run->run_id = MemoryContextStrdup(context, run_id);
+	dlist_push_tail(&agent->runs, &run->node);
+	return run;
+}
+
+void
+opd_workflowtask_take(OpdAgent *agent, MemoryContext context,
+					  const Tp__PollWorkflowTaskQueueResponse *response)
+{
+	const char *workflow_id = response->workflow_execution ? response->workflow_execution->workflow_id : "";
+	const char *run_id = response->workflow_execution ? response->workflow_execution->run_id : "";
+	Run		   *run = response->query == NULL ? find_run(agent, run_id) : NULL;
+
+	if (run != NULL)
+		leave_call(run);		/* the task that was in hand is void */
+	else
+	{
+		run = new_run(agent, workflow_id, run_id);
+		run->is_query = response->query != NULL;
+	}
+	set_slot(run, true);
+	set_task(run, context, response);
+	new_history(run);
+	add_page(run, response->history, &response->next_page_token);
+}
+
+/* The answer to a beat: the next task, with the events since the last. */
+static void
+take_beat_reply(Run *run)
+{
+	const Tp__RespondWorkflowTaskCompletedResponse *response = (const Tp__RespondWorkflowTaskCompletedResponse *) run->reply.response;
+	const Tp__PollWorkflowTaskQueueResponse *task = response ? response->workflow_task : NULL;
+	MemoryContext context = run->call_context;
+
+	if (run->reply.status != OPD_GRPC_OK || task == NULL || task->task_token.len == 0)
+	{
+		leave_call(run);
+		run->task = NULL;
+		run->state = RUN_LOST;
+		run->until_ms = opd_now_ms() + LOST_MS;
+		return;
+	}
+	run->call_context = NULL;
+	run->replied = false;
+	set_task(run, context, task);
+	if (task->history == NULL || task->history->n_events == 0 ||
+		task->history->events[0]->event_id != run->history->last_event_id + 1)
+	{
+		/* not what follows what we have: read it anew */
+		new_history(run);
+		if (task->history == NULL || task->history->n_events == 0 ||
+			task->history->events[0]->event_id != 1)
+		{
+			fetch_page(run);
+			return;
+		}
+	}
+	add_page(run, task->history, &task->next_page_token);
+}
+
+static void
+take_answer_reply(Run *run)
+{
+	int			status = run->reply.status;
+
+	/*
+	 * Refused, because a signal or a cancel request came meanwhile, or lost:
+	 * the task will come again, and should not repeat the step.
+	 */
+	if (status != OPD_GRPC_OK && run->outcome != NULL)
+	{
+		run->state = RUN_LOST;
+		run->until_ms = opd_now_ms() + LOST_MS;
+	}
+	else
+		run->state = RUN_OVER;
+	leave_call(run);
+}
+
+static void
+take_page_reply(Run *run)
+{
+	const Tp__GetWorkflowExecutionHistoryResponse *response = (const Tp__GetWorkflowExecutionHistoryResponse *) run->reply.response;
+	MemoryContext context = run->call_context;
+
+	run->call_context = NULL;
+	run->replied = false;
+	if (run->reply.status != OPD_GRPC_OK)
+	{
+		run->state = run->step != NULL || run->outcome != NULL ? RUN_LOST : RUN_OVER;
+		run->until_ms = opd_now_ms() + LOST_MS;
+	}
+	else
+		add_page(run, response->history, &response->next_page_token);
+	MemoryContextDelete(context);
+}
+
+static void
+take_reply(Run *run)
+{
+	switch (run->state)
+	{
+		case RUN_PAGING:
+			take_page_reply(run);
+			break;
+		case RUN_BEATING:
+			take_beat_reply(run);
+			break;
+		case RUN_ANSWERING:
+			take_answer_reply(run);
+			break;
+		default:
+			leave_call(run);
+			break;
+	}
+}
+
+/* Let a run go on. Returns when it wants to be called next. */
+static double
+advance(Run *run)
+{
+	double		now = opd_now_ms();
+
+	if (run->replied)
+		take_reply(run);
+	if (run->step != NULL && opd_task_advance(run->step))
+		end_step(run);
+
+	switch (run->state)
+	{
+		case RUN_STEPPING:
+			if (run->outcome != NULL)
+				decide(run);
+			else if (now >= run->beat_at_ms)
+				send_completed(run, true);
+			else
+				return run->beat_at_ms;
+			break;
+		case RUN_HELD:
+			if (now < run->until_ms)
+				return run->until_ms;
+			send_failed(run);
+			break;
+		case RUN_LOST:
+			set_slot(run, run->step != NULL);
+			if (now < run->until_ms)
+				return run->until_ms;
+			if (run->step != NULL)
+				opd_task_note_cancel(run->step);
+			run->state = RUN_OVER;
+			break;
+		default:
+			break;
+	}
+	return INFINITY;
+}
+
+double
+opd_workflowtask_advance(OpdAgent *agent)
+{
+	double		next = INFINITY;
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &agent->runs)
+	{
+		Run		   *run = dlist_container(Run, node, iter.cur);
+		double		wanted = advance(run);
+
+		if (run->state == RUN_OVER)
+		{
+			set_slot(run, false);
+			dlist_delete(&run->node);
+			MemoryContextDelete(run->context);
+		}
+		else
+			next = Min(next, wanted);
+	}
+	return next;
+}
+
+/*
+ * The process ends: fail the tasks in hand, which sends them to another worker
+ * at once. Steps that run are stopped by the process's exit.
+ */
+void
+opd_workflowtask_give_back(OpdAgent *agent)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &agent->runs)
+	{
+		Run		   *run = dlist_container(Run, node, iter.cur);
+
+		if (run->state != RUN_STEPPING && run->state != RUN_PAGING && run->state != RUN_HELD)
+			continue;
+		if (run->step != NULL)
+			opd_task_note_cancel(run->step);
+		drop_step(run);
+		leave_call(run);
+		run->failed_cause = TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE;
+		run->failed_type = "WorkerShutdown";
+		run->failed_message = "the agent is being shut down";
+		if (!run->is_query)
+			send_failed(run);
+	}
+}
