@@ -64,6 +64,13 @@ opd_mark_guc_prefix(const char *prefix)
 #define OPD_HAVE_SHMEM_REQUEST_HOOK 1
 #endif
 
+/* Number of this process in the array of PGPROCs. */
+#if PG_VERSION_NUM >= 170000
+#define opd_my_proc_number() MyProcNumber
+#else
+#define opd_my_proc_number() (MyProc->pgprocno)
+#endif
+
 /* pg_database_ownercheck() went in 16. */
 #if PG_VERSION_NUM >= 160000
 #define opd_owns_database(database, role) object_ownercheck(DatabaseRelationId, database, role)

@@ -489,17 +489,31 @@ opd_task_advance(OpdTask *public)
 	return task->public.done;
 }
 
-void
-opd_task_note_cancel(OpdTask *public)
+static void
+note_end(OpdTask *public, bool canceled)
 {
 	Task	   *task = (Task *) public;
 	ErrorData  *exception;
 
 	if (!task->begun || task->public.done)
 		return;
-	task->record.canceled = true;
+	task->record.canceled = canceled;
+	if (!canceled)
+		task->record.error_code = opd_error_name(OPD_INTERNAL);
 	exception = opd_guarded_transaction(record_failure, task, false);
 	if (exception != NULL)
 		ereport(LOG,
-				(errmsg("opdata could not record that a job was canceled: %s", exception->message)));
+				(errmsg("opdata could not record the end of a job: %s", exception->message)));
+}
+
+void
+opd_task_note_cancel(OpdTask *task)
+{
+	note_end(task, true);
+}
+
+void
+opd_task_note_failure(OpdTask *task)
+{
+	note_end(task, false);
 }

@@ -61,7 +61,11 @@ extern OpdTask *opd_task_start(OpdLoop *loop, const OpdTaskSpec *spec);
  */
 extern bool opd_task_advance(OpdTask *task);
 
-/* Write down that it was canceled; its memory context is to be reset next. */
+/*
+ * Write down that it was canceled, or failed by an error of our own; its memory
+ * context is to be reset next.
+ */
 extern void opd_task_note_cancel(OpdTask *task);
+extern void opd_task_note_failure(OpdTask *task);
 
 #endif							/* OPD_TASK_H */

@@ -337,7 +337,7 @@ end_call(OpdHttpCall *call, CURLcode code)
 	if (call->easy != NULL)
 		take_easy_out(call);
 	apply_wishes(call->http);
-	MemoryContextSwitchTo(GetMemoryChunkContext(call));
+	opd_loop_set_owner(call->http->loop, GetMemoryChunkContext(call));
 	call->done(call->arg, result);
 }
 

@@ -56,6 +56,7 @@ struct OpdLoop
 	dlist_head	timers;
 	dlist_head	dead;			/* freed watches that a turn may still meet */
 	bool		turning;		/* inside opd_loop_turn() */
+	MemoryContext owner;		/* of the callback that runs, or ran last */
 };
 
 double
@@ -158,7 +159,7 @@ run_watches(struct epoll_event *events, int n_events)
 			what |= OPD_READABLE;
 		if (events[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
 			what |= OPD_WRITABLE;
-		MemoryContextSwitchTo(watch->owner);
+		opd_loop_set_owner(watch->loop, watch->owner);
 		watch->callback(watch->arg, what & (watch->events | OPD_READABLE));
 	}
 }
@@ -190,7 +191,7 @@ run_timers(OpdLoop *loop)
 			else if (timer->at_ms <= now)
 			{
 				timer->at_ms = INFINITY;
-				MemoryContextSwitchTo(timer->owner);
+				opd_loop_set_owner(loop, timer->owner);
 				timer->callback(timer->arg);
 				fired = true;
 				break;
@@ -229,6 +230,7 @@ opd_loop_turn(OpdLoop *loop, long max_ms)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 
+	loop->owner = NULL;
 	n_events = epoll_wait(loop->epoll_fd, events, EVENTS_PER_TURN, 0);
 	if (n_events < 0 && errno != EINTR)
 		ereport(ERROR,
@@ -241,6 +243,21 @@ opd_loop_turn(OpdLoop *loop, long max_ms)
 	loop->turning = false;
 	MemoryContextSwitchTo(caller);
 	free_dead_watches(loop);
+}
+
+void
+opd_loop_set_owner(OpdLoop *loop, MemoryContext owner)
+{
+	loop->owner = owner;
+	MemoryContextSwitchTo(owner);
+}
+
+MemoryContext
+opd_loop_recover(OpdLoop *loop)
+{
+	loop->turning = false;
+	free_dead_watches(loop);
+	return loop->owner;
 }
 
 void

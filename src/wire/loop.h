@@ -49,6 +49,20 @@ extern OpdLoop *opd_loop_new(void);
  */
 extern void opd_loop_turn(OpdLoop *loop, long max_ms);
 
+/*
+ * For a callback that acts for others: what it does next belongs to "owner",
+ * which becomes the current memory context.
+ */
+extern void opd_loop_set_owner(OpdLoop *loop, MemoryContext owner);
+
+/*
+ * To be called when an error was caught that came from opd_loop_turn(): makes
+ * the loop fit for the next turn, which finds again the events that were not
+ * seen to. Returns the memory context of the callback that raised, NULL when
+ * none did.
+ */
+extern MemoryContext opd_loop_recover(OpdLoop *loop);
+
 /* Turn until *done. */
 extern void opd_loop_run(OpdLoop *loop, const bool *done);
 

@@ -378,6 +378,30 @@ take_reply(Activity *activity)
 	start_work(activity, by_schedule);
 }
 
+bool
+opd_activitytask_break(OpdAgent *agent, MemoryContext owner)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &agent->activities)
+	{
+		Activity   *activity = dlist_container(Activity, node, iter.cur);
+
+		if (!opd_agent_context_in(owner, activity->context))
+			continue;
+		if (activity->work != NULL)
+			opd_task_note_failure(activity->work);
+		activity->work = NULL;
+		drop_context(&activity->work_context);
+		if (activity->state == ACTIVITY_WORKING)
+			answer_failed(activity, opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the agent met an error; its log tells"), false));
+		else
+			activity->state = ACTIVITY_OVER;
+		return true;
+	}
+	return false;
+}
+
 static double
 advance(Activity *activity)
 {
@@ -394,6 +418,21 @@ advance(Activity *activity)
 	return activity->heartbeat_at_ms;
 }
 
+/* advance() under opd_agent_guard(). */
+typedef struct Advance
+{
+	Activity   *activity;
+	double		next;
+} Advance;
+
+static void
+advance_guarded(void *arg)
+{
+	Advance    *a = arg;
+
+	a->next = advance(a->activity);
+}
+
 double
 opd_activitytask_advance(OpdAgent *agent)
 {
@@ -403,8 +442,10 @@ opd_activitytask_advance(OpdAgent *agent)
 	dlist_foreach_modify(iter, &agent->activities)
 	{
 		Activity   *activity = dlist_container(Activity, node, iter.cur);
-		double		wanted = advance(activity);
+		Advance		a = {activity, INFINITY};
 
+		if (!opd_agent_guard(advance_guarded, &a))
+			activity->state = ACTIVITY_OVER;
 		if (activity->state == ACTIVITY_OVER)
 		{
 			agent->n_running--;
@@ -412,7 +453,7 @@ opd_activitytask_advance(OpdAgent *agent)
 			MemoryContextDelete(activity->context);
 		}
 		else
-			next = Min(next, wanted);
+			next = Min(next, a.next);
 	}
 	return next;
 }

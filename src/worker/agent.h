@@ -37,6 +37,7 @@ typedef struct OpdAgent
 	char	   *queue;			/* tenant-{orgId} */
 	char	   *bulk_queue;
 	bool		stopping;		/* no new tasks */
+	double		advance_at_ms;	/* when to advance again, should nothing happen */
 	int			n_running;		/* slots in use */
 	int			n_polls;		/* open polls */
 	dlist_head	runs;			/* workflowtask.c */
@@ -51,6 +52,9 @@ extern void opd_polls_start(OpdAgent *agent);
 
 /* Look at what came, and ask again. Returns when to be called next, at the latest. */
 extern double opd_polls_advance(OpdAgent *agent);
+
+/* Tell the server that no poll will follow; *answered is set when it knows. */
+extern void opd_polls_say_goodbye(OpdAgent *agent, bool *answered);
 
 /* Close the connections of all open polls. */
 extern void opd_polls_stop(OpdAgent *agent);
@@ -70,6 +74,19 @@ extern double opd_workflowtask_advance(OpdAgent *agent);
 extern void opd_activitytask_take(OpdAgent *agent, MemoryContext context,
 								  const Tp__PollActivityTaskQueueResponse *response);
 extern double opd_activitytask_advance(OpdAgent *agent);
+
+/*
+ * An error was raised in the loop by what belongs to this memory context. The
+ * task that it is part of has failed; false when it is none of ours.
+ */
+extern bool opd_workflowtask_break(OpdAgent *agent, MemoryContext owner);
+extern bool opd_activitytask_break(OpdAgent *agent, MemoryContext owner);
+
+/* Is a memory context the other one, or below it? */
+extern bool opd_agent_context_in(MemoryContext context, MemoryContext ancestor);
+
+/* Call function(arg); what it raises goes to the log, and gives false. */
+extern bool opd_agent_guard(void (*function) (void *arg), void *arg);
 
 /* Give back to the server what is under way, so that another worker goes on. */
 extern void opd_workflowtask_give_back(OpdAgent *agent);

@@ -308,6 +308,39 @@ opd_polls_start(OpdAgent *agent)
 	agent->polls = polls;
 }
 
+static void
+on_goodbye(void *arg, const OpdRpcReply *reply)
+{
+	*(bool *) arg = true;
+}
+
+/*
+ * Tell the server that this process polls no more. A newer server then ends
+ * the polls itself, so that none takes a task with it; an older one does
+ * nothing, or does not know the call.
+ */
+void
+opd_polls_say_goodbye(OpdAgent *agent, bool *answered)
+{
+	OpdClient  *client = agent->client;
+	Tp__ShutdownWorkerRequest request = TP__SHUTDOWN_WORKER_REQUEST__INIT;
+	Tp__TaskQueueType types[] = {
+		TP__TASK_QUEUE_TYPE__TASK_QUEUE_TYPE_WORKFLOW, TP__TASK_QUEUE_TYPE__TASK_QUEUE_TYPE_ACTIVITY
+	};
+
+	*answered = false;
+	request.namespace_ = client->namespace;
+	request.sticky_task_queue = "";
+	request.identity = client->identity;
+	request.reason = "the agent stops";
+	request.worker_instance_key = client->instance_key;
+	request.task_queue = agent->bulk ? agent->bulk_queue : agent->queue;
+	request.task_queue_types = types;
+	request.n_task_queue_types = lengthof(types);
+	MemoryContextSwitchTo(agent->context);
+	opd_client_call(client, OPD_RPC_SHUTDOWN_WORKER, &request.base, OPD_RPC_DEADLINE_MS, on_goodbye, answered);
+}
+
 void
 opd_polls_stop(OpdAgent *agent)
 {

@@ -13,7 +13,6 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
-#include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "utils/json.h"
 
@@ -27,6 +26,7 @@
 typedef struct Slot
 {
 	pid_t		pid;			/* 0: no process */
+	int			proc_number;	/* of the process, which has the latch */
 	bool		bulk;
 	bool		connected;		/* to the database */
 	char		name[NAMEDATALEN];
@@ -156,6 +156,7 @@ opd_state_attach(int number)
 	if (!taken)
 	{
 		slot->pid = MyProcPid;
+		slot->proc_number = opd_my_proc_number();
 		slot->connected = false;
 		slot->state = OPD_WORKER_STARTING;
 		slot->since = GetCurrentTimestamp();
@@ -281,27 +282,19 @@ opd_state_end_connect(void)
 void
 opd_state_poke(void)
 {
-	pid_t		pids[2 * OPD_WORKERS_MAX];
-	int			n = 0;
-
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	shared->generation++;
 	shared->absent = OPD_WORKER_STOPPED;
 	for (int i = 0; i < shared->n_slots; i++)
 	{
-		shared->slots[i].connects_failed = 0;
-		if (shared->slots[i].pid != 0)
-			pids[n++] = shared->slots[i].pid;
+		Slot	   *slot = &shared->slots[i];
+
+		slot->connects_failed = 0;
+		/* not by its pid: a process without a database is in no list */
+		if (slot->pid != 0)
+			SetLatch(&GetPGProcByNumber(slot->proc_number)->procLatch);
 	}
 	LWLockRelease(lock);
-
-	for (int i = 0; i < n; i++)
-	{
-		PGPROC	   *proc = BackendPidGetProc(pids[i]);
-
-		if (proc != NULL)
-			SetLatch(&proc->procLatch);
-	}
 }
 
 uint64

@@ -48,6 +48,7 @@
 #define IDLE_LOOK_MS		60000	/* the same for one without a connection */
 #define ABSENT_LOOK_MS		300000	/* try a database that was not there again */
 #define DRAIN_MS			5000	/* running jobs may end, when there is time */
+#define GOODBYE_MS			200		/* for the server's answer to our goodbye */
 #define GIVE_BACK_MS		500		/* to tell the server what is given back */
 #define PRUNE_MS			600000
 #define CONNECT_PAUSE_MAX_MS 60000
@@ -213,8 +214,8 @@ make_agent(OpdWorkerConf *conf)
 	return agent;
 }
 
-/* Let every part go on; returns when to do it again at the latest. */
-static double
+/* Let every part go on, and find out when to do it again at the latest. */
+static void
 advance(OpdAgent *agent)
 {
 	double		next;
@@ -226,15 +227,64 @@ advance(OpdAgent *agent)
 	/* last, since what ended makes room */
 	next = Min(next, opd_polls_advance(agent));
 	opd_state_note_load(agent->n_running, agent->n_polls);
-	return next;
+	agent->advance_at_ms = next;
 }
 
+bool
+opd_agent_context_in(MemoryContext context, MemoryContext ancestor)
+{
+	while (context != NULL && context != ancestor)
+		context = MemoryContextGetParent(context);
+	return context != NULL;
+}
+
+bool
+opd_agent_guard(void (*function) (void *arg), void *arg)
+{
+	ErrorData  *error = opd_guarded_call(function, arg);
+
+	if (error == NULL)
+		return true;
+	if (IsTransactionState())
+		AbortCurrentTransaction();
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("opdata worker \"%s\": %s", opd_state_name(), error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0));
+	opd_state_note_error("INTERNAL", error->message);
+	return false;
+}
+
+typedef struct Turn
+{
+	OpdLoop    *loop;
+	long		ms;
+} Turn;
+
+static void
+turn_loop(void *arg)
+{
+	Turn	   *turn = arg;
+
+	opd_loop_turn(turn->loop, turn->ms);
+}
+
+/*
+ * Wait and let the callbacks run. An error in one of them breaks the task that
+ * it worked for; one that belongs to none ends the process, which starts anew.
+ */
 static void
 turn(OpdAgent *agent, double until_ms)
 {
 	double		ms = until_ms - opd_now_ms();
+	Turn		turn = {agent->loop, ms <= 0 ? 0 : (long) ceil(Min(ms, LOOK_MS))};
+	MemoryContext owner;
 
-	opd_loop_turn(agent->loop, ms <= 0 ? 0 : (long) ceil(Min(ms, LOOK_MS)));
+	if (opd_agent_guard(turn_loop, &turn))
+		return;
+	owner = opd_loop_recover(agent->loop);
+	if (!opd_workflowtask_break(agent, owner) && !opd_activitytask_break(agent, owner))
+		proc_exit(1);
 }
 
 /* Is there still something to do for this process? */
@@ -257,34 +307,41 @@ should_go_on(OpdAgent *agent, MemoryContext scratch)
 	return go_on;
 }
 
+/* One turn of the loop at most until then, and whatever follows from it. */
+static void
+go_on(OpdAgent *agent, MemoryContext scratch, double until_ms)
+{
+	MemoryContextSwitchTo(scratch);
+	MemoryContextReset(scratch);
+	turn(agent, Min(agent->advance_at_ms, until_ms));
+	advance(agent);
+}
+
 /* Finish what is under way as far as there is time, give back the rest. */
 static void
-leave(OpdAgent *agent, MemoryContext scratch, bool at_once)
+leave(OpdAgent *agent, MemoryContext scratch)
 {
-	double		until_ms = opd_now_ms() + (at_once ? 0 : DRAIN_MS);
-	double		next = 0;
+	static bool known;
+	double		until_ms = opd_now_ms() + GOODBYE_MS;
 
 	agent->stopping = true;
 	opd_state_set(OPD_WORKER_STOPPING);
+	if (agent->n_polls > 0)
+		opd_polls_say_goodbye(agent, &known);
+	while (agent->n_polls > 0 && !known && opd_now_ms() < until_ms)
+		go_on(agent, scratch, until_ms);
 	opd_polls_stop(agent);
-	MemoryContextSwitchTo(scratch);
+
+	until_ms = opd_now_ms() + DRAIN_MS;
 	while (agent->n_running > 0 && opd_now_ms() < until_ms && !ShutdownRequestPending &&
 		   opd_state_paused_until() < GetCurrentTimestamp())
-	{
-		turn(agent, Min(next, until_ms));
-		next = advance(agent);
-		MemoryContextReset(scratch);
-	}
+		go_on(agent, scratch, until_ms);
 
 	opd_workflowtask_give_back(agent);
 	opd_activitytask_give_back(agent);
 	until_ms = opd_now_ms() + GIVE_BACK_MS;
 	while (agent->n_running > 0 && opd_now_ms() < until_ms)
-	{
-		turn(agent, Min(next, until_ms));
-		next = advance(agent);
-		MemoryContextReset(scratch);
-	}
+		go_on(agent, scratch, until_ms);
 }
 
 static void
@@ -295,19 +352,15 @@ work(OpdWorkerConf *conf)
 	uint64		generation = opd_state_generation();
 	double		look_at_ms = opd_now_ms() + LOOK_MS;
 	double		prune_at_ms = opd_now_ms();
-	double		next = 0;
 
 	opd_state_set(OPD_WORKER_CONNECTING);
 	in_own_transaction(bury_jobs, unconstify(char *, agent->name));
 	pgstat_report_activity(STATE_IDLE, NULL);
 	for (;;)
 	{
-		MemoryContextSwitchTo(scratch);
-		MemoryContextReset(scratch);
-		turn(agent, Min(next, look_at_ms));
+		go_on(agent, scratch, look_at_ms);
 		if (ShutdownRequestPending || !should_go_on(agent, scratch))
 			break;
-		next = advance(agent);
 
 		if (opd_state_generation() != generation || opd_now_ms() >= look_at_ms)
 		{
@@ -327,7 +380,7 @@ work(OpdWorkerConf *conf)
 			prune_at_ms = opd_now_ms() + (n_pruned > 0 ? LOOK_MS : PRUNE_MS);
 		}
 	}
-	leave(agent, scratch, ShutdownRequestPending);
+	leave(agent, scratch);
 }
 
 void

@@ -753,6 +753,44 @@ take_reply(Run *run)
 	}
 }
 
+/*
+ * The step ended in an error of our own: its outcome is that, in words that
+ * quote nothing.
+ */
+static void
+break_step(Run *run)
+{
+	MemoryContext old = MemoryContextSwitchTo(run->context);
+	OpdLocalOutcome *outcome = palloc0(sizeof(OpdLocalOutcome));
+
+	opd_task_note_failure(run->step);
+	outcome->id = run->step_id;
+	outcome->failure = opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the agent met an error; its log tells"), false);
+	run->outcome = outcome;
+	MemoryContextSwitchTo(old);
+	drop_step(run);
+}
+
+bool
+opd_workflowtask_break(OpdAgent *agent, MemoryContext owner)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &agent->runs)
+	{
+		Run		   *run = dlist_container(Run, node, iter.cur);
+
+		if (!opd_agent_context_in(owner, run->context))
+			continue;
+		if (run->step != NULL && opd_agent_context_in(owner, run->step_context))
+			break_step(run);
+		else
+			run->state = RUN_OVER;	/* the task times out and comes again */
+		return true;
+	}
+	return false;
+}
+
 /* Let a run go on. Returns when it wants to be called next. */
 static double
 advance(Run *run)
@@ -793,6 +831,21 @@ advance(Run *run)
 	return INFINITY;
 }
 
+/* advance() under opd_agent_guard(). */
+typedef struct Advance
+{
+	Run		   *run;
+	double		next;
+} Advance;
+
+static void
+advance_guarded(void *arg)
+{
+	Advance    *a = arg;
+
+	a->next = advance(a->run);
+}
+
 double
 opd_workflowtask_advance(OpdAgent *agent)
 {
@@ -802,8 +855,10 @@ opd_workflowtask_advance(OpdAgent *agent)
 	dlist_foreach_modify(iter, &agent->runs)
 	{
 		Run		   *run = dlist_container(Run, node, iter.cur);
-		double		wanted = advance(run);
+		Advance		a = {run, INFINITY};
 
+		if (!opd_agent_guard(advance_guarded, &a))
+			run->state = RUN_OVER;
 		if (run->state == RUN_OVER)
 		{
 			set_slot(run, false);
@@ -811,7 +866,7 @@ opd_workflowtask_advance(OpdAgent *agent)
 			MemoryContextDelete(run->context);
 		}
 		else
-			next = Min(next, wanted);
+			next = Min(next, a.next);
 	}
 	return next;
 }
