@@ -135,6 +135,21 @@ key_facts(OpdJson *warnings)
 	return opd_json_end_object(&json);
 }
 
+/* What keeps the workers from getting jobs; "workers" has the details. */
+static void
+warn_of_workers(OpdJson *warnings)
+{
+	if (opd_state_count(OPD_WORKER_UNREACHABLE) > 0)
+		warn(warnings, "temporal_unreachable",
+			 "Temporal does not answer, so that no jobs come; lastError of the workers says why");
+	if (opd_state_count(OPD_WORKER_REFUSED) > 0)
+		warn(warnings, "temporal_refused",
+			 "Temporal refuses this agent, so that no jobs come; lastError of the workers says why");
+	if (opd_state_count(OPD_WORKER_NO_DATABASE) > 0)
+		warn(warnings, "no_database",
+			 "workers cannot connect to the database that opdata.database names; the server's log says why");
+}
+
 /*
  * opdata_status() -> {"versions","key","connections","workers","warnings"}
  *
@@ -154,6 +169,7 @@ opdata_status(PG_FUNCTION_ARGS)
 			 psprintf("the library is version %s, the extension in this database %s; run ALTER EXTENSION opdata UPDATE;",
 					  OPD_VERSION, installed ? installed : "unknown"));
 	key = key_facts(&warnings);
+	warn_of_workers(&warnings);
 
 	opd_json_begin_object(&json);
 	opd_json_add_value(&json, "versions", versions(installed));

@@ -442,6 +442,18 @@ slot_facts(const Slot *slot)
 	return opd_json_end_object(&json);
 }
 
+int
+opd_state_count(OpdWorkerState state)
+{
+	int			n = 0;
+
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < shared->n_slots; i++)
+		n += shared->slots[i].state == state;
+	LWLockRelease(lock);
+	return n;
+}
+
 Jsonb *
 opd_state_workers(void)
 {

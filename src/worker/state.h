@@ -85,6 +85,9 @@ extern void opd_state_set_connected(bool connected);
 
 /* --------------------------------------------------- for opdata_status() */
 
+/* Number of workers that are in this state. */
+extern int	opd_state_count(OpdWorkerState state);
+
 /* Array with an object for each worker, in the current memory context. */
 extern Jsonb *opd_state_workers(void);
 

@@ -213,7 +213,9 @@ sub check_reference
 	# the reader's page has the default of every setting
 	my $settings = $agent->safe_psql(
 		'agent', q{
-		select '| `' || name || '` | `' || boot_val || '` |'
+		select '| `' || name || '` | ' || case when boot_val = '' then 'empty'
+			when unit is not null then '`' || current_setting(name) || '`'
+			else '`' || boot_val || '`' end || ' |'
 		from pg_settings where name like 'opdata.%' order by 1});
 	foreach my $row (split /\n/, $settings)
 	{
