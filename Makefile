@@ -76,7 +76,8 @@ help:
 	@echo "bench               ratios against plain libpq and pgcrypto"
 	@echo "lint                layers, symbols, rules, pgspot, gcc and clang analysers"
 	@echo "valgrind            the SQL tests with the server under valgrind"
-	@echo "deps                Debian 12 packages that build and tests need"
+	@echo "deps                Debian 12 packages that build and tests need; check-tap and"
+	@echo "                    demo build a Temporal development server besides, once"
 
 deps:
 	$(HARNESS)/install-deps.sh build test
@@ -95,6 +96,7 @@ check-regress: installed
 	$(HARNESS)/run-regress.sh $(REGRESS_TESTS)
 
 check-tap: installed
+	$(HARNESS)/install-temporal.sh
 	$(HARNESS)/run-tap.sh $(PROVE_TESTS)
 
 check-readme: installed

@@ -222,6 +222,34 @@ wanted_attributes(Tp__EventType type)
 	}
 }
 
+/* Ends of a workflow; commands that we never give; anything else. */
+static void
+add_other(OpdHistory *history, const Tp__HistoryEvent *event)
+{
+	switch (event->event_type)
+	{
+		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
+		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
+		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT:
+		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
+		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
+		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
+			history->closed_by = event->event_type;
+			break;
+		case TP__EVENT_TYPE__EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
+		case TP__EVENT_TYPE__EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
+		case TP__EVENT_TYPE__EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
+		case TP__EVENT_TYPE__EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
+		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED:
+		case TP__EVENT_TYPE__EVENT_TYPE_NEXUS_OPERATION_SCHEDULED:
+			add_command(history, event, OPD_PAST_OTHER, "",
+						psprintf("command of event type %d", (int) event->event_type), 0);
+			break;
+		default:
+			break;
+	}
+}
+
 static void
 add_event(OpdHistory *history, const Tp__HistoryEvent *event)
 {
@@ -306,24 +334,8 @@ add_event(OpdHistory *history, const Tp__HistoryEvent *event)
 			if (history->cancel_requested_id == 0)
 				history->cancel_requested_id = event->event_id;
 			break;
-		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
-		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
-		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT:
-		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
-		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
-		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
-			history->closed_by = event->event_type;
-			break;
-		case TP__EVENT_TYPE__EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
-		case TP__EVENT_TYPE__EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
-		case TP__EVENT_TYPE__EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
-		case TP__EVENT_TYPE__EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
-		case TP__EVENT_TYPE__EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED:
-		case TP__EVENT_TYPE__EVENT_TYPE_NEXUS_OPERATION_SCHEDULED:
-			add_command(history, event, OPD_PAST_OTHER, "",
-						psprintf("command of event type %d", (int) event->event_type), 0);
-			break;
 		default:
+			add_other(history, event);
 			break;
 	}
 }

@@ -233,7 +233,7 @@ send_heartbeat(Activity *activity)
 	OpdJson		json;
 
 	activity->heartbeat_at_ms = opd_now_ms() + activity->heartbeat_ms;
-	if (activity->heartbeat_context != NULL)
+	if (activity->heartbeat_context != NULL || activity->work == NULL)
 		return;					/* the last one is still under way */
 	activity->heartbeat_context = AllocSetContextCreate(activity->context, "opdata heartbeat", ALLOCSET_DEFAULT_SIZES);
 	activity->heartbeat_replied = false;

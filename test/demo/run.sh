@@ -4,9 +4,11 @@
 #
 # One server plays the customer's source, with TLS, passwords and the web shop
 # of test/demo/shop.sql; the other is the agent. Every step prints a sentence,
-# the SQL and what psql answers. Nothing is downloaded; servers and files are
-# gone at the end. A step that does not turn out as its sentence says ends the
-# tour with an error.
+# the SQL and what psql answers. In the second half a Temporal development
+# server plays the control plane; the first run builds it, which takes minutes.
+# Servers and files are gone at the end; at a terminal they stay until Enter is
+# pressed. A step that does not turn out as its sentence says ends the tour
+# with an error.
 
 . "$(dirname "$0")/../harness/scratch.sh"
 
@@ -100,6 +102,7 @@ start_agent()
 		listen_addresses = ''
 		port = $agent_port
 		unix_socket_directories = '$scratch/agent'
+		opdata.database = 'agent'
 		log_statement = all
 		fsync = off
 	CONF
@@ -215,7 +218,116 @@ on_agent -At <<'SQL'
 SELECT jsonb_pretty(opdata_status());
 SQL
 
+# ---------------------------------------------------------- control plane
+
+# A free TCP port after the next one is free too: the web page's.
+free_ports()
+{
+	as_tester perl -MIO::Socket::INET -e '
+		for (1 .. 50) {
+			my $a = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") or next;
+			my $b = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => $a->sockport + 1) or next;
+			print $a->sockport;
+			exit 0;
+		}
+		exit 1'
+}
+
+start_temporal()
+{
+	test/harness/install-temporal.sh
+	temporal=$(test/harness/install-temporal.sh --where temporal)
+	temporal_port=$(free_ports)
+	web_port=$((temporal_port + 1))
+	as_tester "$temporal" server start-dev --ip 127.0.0.1 --port "$temporal_port" \
+		--ui-port "$web_port" --log-level error > "$scratch/temporal.log" 2>&1 &
+	temporal_pid=$!
+	for _ in $(seq 100); do
+		if as_tester "$temporal" operator cluster health --address "127.0.0.1:$temporal_port" > /dev/null 2>&1; then
+			return
+		fi
+		sleep 0.2
+	done
+	cat "$scratch/temporal.log" >&2
+	fail "the Temporal server did not start"
+}
+
+# start_workflow TYPE INPUT [SHOWN-INPUT]: as somebody at the control plane
+# does it; secrets need not be shown.
+start_workflow()
+{
+	printf '$ temporal workflow execute --task-queue tenant-acme --type %s --input \\\n    %s\n' "$1" "'${3:-$2}'"
+	printf '%s' "$2" > "$scratch/input.json"
+	status=0
+	answer=$(as_tester "$temporal" workflow execute --address "127.0.0.1:$temporal_port" \
+		--task-queue tenant-acme --type "$1" --input-file "$scratch/input.json" --color never 2>&1) || status=$?
+	printf '%s\n' "$answer" | sed -n '/^Results/,/^time=/p' | sed '/^time=/d; s/ *$//; /^$/d' |
+		fold -s -w 110 | sed 's/^/    /'
+	return $status
+}
+
+printf '\nThat was SQL alone. Now a control plane: a Temporal development server.\n'
+start_temporal
+
+step 'Two settings and a reload connect the agent to it. TLS is on by default; this server has none:'
+on_agent <<SQL
+ALTER SYSTEM SET opdata.temporal_address = '127.0.0.1:$temporal_port';
+ALTER SYSTEM SET opdata.temporal_tls = off;
+ALTER SYSTEM SET opdata.org_id = 'acme';
+SELECT pg_reload_conf();
+SQL
+for _ in $(seq 100); do
+	[ "$(ask "select bool_and(w->>'state' = 'polling') from jsonb_array_elements(opdata_status()->'workers') w")" != t ] || break
+	sleep 0.2
+done
+
+step 'The workers, which had no database connection until now, ask it for tasks:'
+on_agent <<'SQL'
+SELECT w->>'name' AS worker, w->>'state' AS state, w->'polls' AS open_polls
+FROM jsonb_array_elements(opdata_status()->'workers') w;
+SQL
+expect t "select bool_and(w->>'state' = 'polling') from jsonb_array_elements(opdata_status()->'workers') w"
+
+step 'Somebody at the control plane has credentials stored, under the id "shop-2":'
+start_workflow storeCredsWorkflow \
+	"{\"orgId\": \"acme\", \"connectionId\": \"shop-2\", \"credentials\": {\"host\": \"localhost\", \"port\": $source_port, \"database\": \"webshop\", \"username\": \"opdata_reader\", \"password\": \"$password\"}}" \
+	"{\"orgId\": \"acme\", \"connectionId\": \"shop-2\", \"credentials\": {…}}" ||
+	fail "the workflow failed"
+expect connected "select status from opdata_connections where id = 'shop-2'"
+
+step 'and previews through it. The query runs here; columns and rows are the answer:'
+start_workflow previewQueryWorkflow \
+	'{"orgId": "acme", "connectionId": "shop-2", "sql": "select id, name, city from customer order by id limit 3"}' ||
+	fail "the workflow failed"
+
+step 'A job for another tenant is refused:'
+if start_workflow previewQueryWorkflow '{"orgId": "evil", "connectionId": "shop-2", "sql": "select 1"}'; then
+	fail "the agent should have refused this"
+fi
+
+step 'All of it is on record in the agent:'
+on_agent <<'SQL'
+SELECT kind, connection_id, state, row_count, error_code, worker
+FROM opdata_jobs WHERE workflow_id IS NOT NULL ORDER BY started_at;
+SQL
+expect "failed tenant_mismatch" "select state || ' ' || error_code from opdata_jobs order by started_at desc limit 1"
+
+cat <<TEXT
+
+   The control plane's web page is http://127.0.0.1:$web_port/ and shows these workflows with their histories.
+   By hand you start one like this:
+
+     $temporal workflow execute --address 127.0.0.1:$temporal_port \\
+       --task-queue tenant-acme --type previewQueryWorkflow \\
+       --input '{"orgId": "acme", "connectionId": "shop-2", "sql": "select * from product"}'
+TEXT
+if [ -t 0 ]; then
+	printf '\n   All servers run until you press Enter. '
+	read -r _ || true
+fi
+
+{ kill "$temporal_pid" && wait "$temporal_pid"; } 2> /dev/null || true
 as_tester pg_ctl -D agent -w -s -m fast stop
 as_tester test/harness/source-cluster.sh stop "$scratch/source"
-printf '\nThat was all. Both servers are stopped, and their files are removed.\n'
+printf '\nThat was all. The servers are stopped, and their files are removed.\n'
 printf 'README.md tells how to do the same with your own database.\n\n'

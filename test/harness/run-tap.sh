@@ -12,6 +12,8 @@
 status=0
 as_tester env PG_REGRESS="$pgxs_test/regress/pg_regress" TESTDIR="$scratch" \
 	TESTDATADIR="$scratch/tmp_check" TESTLOGDIR="$scratch/tmp_check/log" \
+	OPD_TEMPORAL="$(test/harness/install-temporal.sh --where temporal)" \
+	OPD_PYTHON="$(test/harness/install-temporal.sh --where python)" \
 	prove -I "$pgxs_test/perl" -I test/perl "$@" || status=$?
 
 if [ $status -ne 0 ]; then
