@@ -28,7 +28,7 @@
 #include "base/text.h"
 #include "temporal/payload.h"
 #include "worker/agent.h"
-#include "worker/state.h"
+#include "worker/work.h"
 
 #define HEARTBEAT_MS		700
 #define HEARTBEAT_SHARE		0.4 /* of a shorter heartbeat timeout */
@@ -49,13 +49,11 @@ typedef struct Activity
 	MemoryContext context;		/* holds "task" too */
 	ActivityState state;
 	const Tp__PollActivityTaskQueueResponse *task;
-	char	   *workflow_id;	/* fit to be stored */
 	double		taken_ms;
 	double		heartbeat_ms;	/* between two */
 	double		heartbeat_at_ms;
 
-	MemoryContext work_context;
-	OpdTask    *work;
+	OpdWork    *work;			/* WORKING */
 
 	/* LOOKING and ANSWERING */
 	MemoryContext call_context;
@@ -156,70 +154,52 @@ answer_canceled(Activity *activity)
 
 /* --------------------------------------------------------------- the work */
 
-/* Stop what is done at the source, and say so in the job's record. */
 static void
 stop_work(Activity *activity)
 {
 	if (activity->work != NULL)
-		opd_task_note_cancel(activity->work);
+		opd_work_cancel(activity->work);
 	activity->work = NULL;
-	drop_context(&activity->work_context);
 }
 
 static void
 start_work(Activity *activity, bool by_schedule)
 {
-	OpdAgent   *agent = activity->agent;
 	const Tp__PollActivityTaskQueueResponse *task = activity->task;
-	OpdError   *error = NULL;
-	OpdTaskSpec *spec;
-	MemoryContext old;
+	OpdWorkOrder order = {
+		.type = task->activity_type->name,
+		.input = task->input,
+		.workflow_id = task->workflow_execution->workflow_id,
+		.run_id = task->workflow_execution->run_id,
+		.activity_id = task->activity_id,
+		.attempt = task->attempt,
+		.by_schedule = by_schedule
+	};
 
 	activity->state = ACTIVITY_WORKING;
-	activity->work_context = AllocSetContextCreate(activity->context, "opdata activity work", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(activity->work_context);
-	spec = palloc0(sizeof(OpdTaskSpec));
-	spec->type = task->activity_type->name;
-	spec->input = opd_payload_to_json(task->input, &error);
-	spec->key.workflow_id = activity->workflow_id;
-	spec->key.run_id = opd_text_clean(task->workflow_execution->run_id, strlen(task->workflow_execution->run_id),
-									  OPD_TEMPORAL_ID_MAX_CHARS, NULL);
-	spec->key.activity_id = opd_text_clean(task->activity_id, strlen(task->activity_id),
-										   OPD_TEMPORAL_ID_MAX_CHARS, NULL);
-	spec->key.attempt = task->attempt;
-	spec->key.worker = agent->name;
-	spec->by_schedule = by_schedule;
-	spec->org_id = agent->conf->org_id;
-	spec->key_file = opd_conf_key_file();
-	spec->policy = opd_conf_host_policy();
-	spec->policy.allowed_hosts = pstrdup(spec->policy.allowed_hosts);
-	if (error == NULL)
-		activity->work = opd_task_start(agent->loop, spec);
-	MemoryContextSwitchTo(old);
-	if (error != NULL)
-		answer_failed(activity, opd_failure_of_error(error, true));
+	activity->work = opd_work_start(activity->agent, activity->context, &order);
+}
+
+/* The work has ended, and is freed: that is the answer. */
+static void
+answer_end(Activity *activity, const OpdWorkEnd *end)
+{
+	activity->work = NULL;
+	if (end->failure != NULL)
+		answer_failed(activity, end->failure);
+	else
+		answer_completed(activity, end->result);
 }
 
 static void
-end_work(Activity *activity)
+advance_work(Activity *activity)
 {
-	OpdTask    *work = activity->work;
 	MemoryContext old = MemoryContextSwitchTo(activity->context);
+	OpdWorkEnd	end;
 
-	if (work->error != NULL)
-		answer_failed(activity, opd_failure_of_error(work->error, opd_error_is_permanent(work->error)));
-	else
-	{
-		Tp__Payloads *result = opd_payload_of_json(work->result);
-
-		if (opd_payload_size(result) > OPD_RESULT_MAX_BYTES)
-			answer_failed(activity, opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the result is larger than Temporal takes"), true));
-		else
-			answer_completed(activity, result);
-	}
+	if (opd_work_advance(activity->work, &end))
+		answer_end(activity, &end);
 	MemoryContextSwitchTo(old);
-	activity->work = NULL;
-	drop_context(&activity->work_context);
 }
 
 /* ------------------------------------------------------------- heartbeats */
@@ -240,7 +220,7 @@ send_heartbeat(Activity *activity)
 	old = MemoryContextSwitchTo(activity->heartbeat_context);
 
 	opd_json_begin_object(&json);
-	opd_json_add_string(&json, "phase", activity->work->phase);
+	opd_json_add_string(&json, "phase", opd_work_phase(activity->work));
 	opd_json_add_int(&json, "elapsedMs", (int64) (opd_now_ms() - activity->taken_ms));
 	request.task_token = activity->task->task_token;
 	request.details = opd_payload_of_json(opd_json_end_object(&json));
@@ -339,16 +319,10 @@ opd_activitytask_take(OpdAgent *agent, MemoryContext context,
 									  psprintf("this agent (opdata %s) does not know activity type \"%s\"",
 											   OPD_VERSION, opd_text_clean(type, strlen(type), 128, NULL)),
 									  false));
+	else if (strcmp(type, "previewQuery") == 0)
+		look_at_workflow(activity);
 	else
-	{
-		activity->workflow_id = opd_text_clean(task->workflow_execution->workflow_id,
-											   strlen(task->workflow_execution->workflow_id),
-											   OPD_TEMPORAL_ID_MAX_CHARS, NULL);
-		if (strcmp(type, "previewQuery") == 0)
-			look_at_workflow(activity);
-		else
-			start_work(activity, false);
-	}
+		start_work(activity, false);
 	MemoryContextSwitchTo(old);
 }
 
@@ -381,6 +355,8 @@ take_reply(Activity *activity)
 bool
 opd_activitytask_break(OpdAgent *agent, MemoryContext owner)
 {
+	MemoryContext old = CurrentMemoryContext;
+	OpdWorkEnd	end;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &agent->activities)
@@ -389,14 +365,12 @@ opd_activitytask_break(OpdAgent *agent, MemoryContext owner)
 
 		if (!opd_agent_context_in(owner, activity->context))
 			continue;
-		if (activity->work != NULL)
-			opd_task_note_failure(activity->work);
-		activity->work = NULL;
-		drop_context(&activity->work_context);
-		if (activity->state == ACTIVITY_WORKING)
-			answer_failed(activity, opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the agent met an error; its log tells"), false));
+		MemoryContextSwitchTo(activity->context);
+		if (activity->work != NULL && opd_work_break(activity->work, owner, &end))
+			answer_end(activity, &end);
 		else
-			activity->state = ACTIVITY_OVER;
+			activity->state = ACTIVITY_OVER;	/* it times out and is retried */
+		MemoryContextSwitchTo(old);
 		return true;
 	}
 	return false;
@@ -409,8 +383,8 @@ advance(Activity *activity)
 		take_reply(activity);
 	if (activity->heartbeat_replied)
 		take_heartbeat_reply(activity);
-	if (activity->work != NULL && opd_task_advance(activity->work))
-		end_work(activity);
+	if (activity->work != NULL)
+		advance_work(activity);
 	if (activity->state != ACTIVITY_WORKING)
 		return INFINITY;
 	if (opd_now_ms() >= activity->heartbeat_at_ms)

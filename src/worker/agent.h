@@ -7,6 +7,7 @@
  *		polls.c		asks for tasks, as many as there is room for
  *		workflowtask.c	a workflow task from its history to the answer
  *		activitytask.c	an activity task from its input to the answer
+ *		work.c		what either of them has done
  *		workflows.c	the workflows, as lists of steps
  *
  * Nothing acts in a callback of the loop: callbacks note what has come, and

@@ -31,13 +31,13 @@
 
 #include "utils/memutils.h"
 
-#include "base/json.h"
 #include "base/limits.h"
 #include "base/text.h"
-#include "temporal/decode.h"
 #include "temporal/payload.h"
 #include "worker/agent.h"
 #include "worker/state.h"
+#include "worker/work.h"
+#include "worker/workflowanswer.h"
 
 #define BEAT_MS				1000
 #define BEAT_SHARE			0.4 /* of a shorter task timeout */
@@ -46,10 +46,6 @@
 #define HOLD_FIRST_MS		500
 #define HOLD_MAX_MS			8000
 #define HELD_MAX			1000	/* held failures of one process */
-
-#define STATUS_QUERY "status"
-#define UPDATE_REQUEST_TYPE "temporal.api.update.v1.Request"
-#define UPDATE_REJECTION_URL "type.googleapis.com/temporal.api.update.v1.Rejection"
 
 typedef enum RunState
 {
@@ -97,8 +93,7 @@ typedef struct Run
 	char	   *failed_message;
 
 	/* the local step */
-	MemoryContext step_context;
-	OpdTask    *step;			/* running */
+	OpdWork    *step;			/* running */
 	char	   *step_id;
 	OpdLocalOutcome *outcome;	/* ended; in context */
 } Run;
@@ -158,61 +153,18 @@ task_token(Run *run)
 
 /* ------------------------------------------------------------- the queries */
 
-static Tp__Payloads *
-status_answer(Run *run)
+static OpdQueryFacts
+query_facts(Run *run)
 {
-	const OpdHistory *history = run->history;
-	const OpdPastCommand *last = history->n_commands > 0 ? &history->commands[history->n_commands - 1] : NULL;
-	OpdJson		json;
+	OpdQueryFacts facts = {
+		.history = run->history,
+		.step = run->step_id,
+		.phase = run->step != NULL ? opd_work_phase(run->step) : "answering"
+	};
 
-	opd_json_begin_object(&json);
-	opd_json_add_string(&json, "workflowType", opd_text_clean(history->workflow_type, strlen(history->workflow_type), 256, NULL));
-	opd_json_add_string(&json, "state", opd_history_state(history));
-	if (run->step_id != NULL)
-	{
-		opd_json_add_string(&json, "step", run->step_id);
-		opd_json_add_string(&json, "phase", run->step != NULL ? run->step->phase : "answering");
-	}
-	else if (last != NULL && last->kind == OPD_PAST_ACTIVITY)
-	{
-		opd_json_add_string(&json, "step", opd_text_clean(last->id, strlen(last->id), 256, NULL));
-		opd_json_add_string(&json, "phase",
-							last->outcome == OPD_OUTCOME_NONE ? "scheduled" :
-							last->outcome == OPD_OUTCOME_COMPLETED ? "completed" :
-							last->outcome == OPD_OUTCOME_CANCELED ? "canceled" : "failed");
-	}
-	opd_json_add_int(&json, "startedAtMs", history->started_at_ms);
-	opd_json_add_string(&json, "agent", "opdata-" OPD_VERSION);
-	return opd_payload_of_json(opd_json_end_object(&json));
-}
-
-static char *
-unknown_query(const Tp__WorkflowQuery *query)
-{
-	return psprintf("unknown query type \"%s\"; this agent answers \"" STATUS_QUERY "\"",
-					opd_text_clean(query->query_type, strlen(query->query_type), 64, NULL));
-}
-
-static Tp__QueryResultsEntry *
-answer_query(Run *run, const Tp__QueriesEntry *entry)
-{
-	Tp__QueryResultsEntry *result = palloc(sizeof(*result));
-
-	tp__query_results_entry__init(result);
-	result->key = entry->key;
-	result->value = palloc(sizeof(Tp__WorkflowQueryResult));
-	tp__workflow_query_result__init(result->value);
-	if (entry->value != NULL && strcmp(entry->value->query_type, STATUS_QUERY) == 0)
-	{
-		result->value->result_type = TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_ANSWERED;
-		result->value->answer = status_answer(run);
-	}
-	else
-	{
-		result->value->result_type = TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_FAILED;
-		result->value->error_message = entry->value ? unknown_query(entry->value) : "no query";
-	}
-	return result;
+	if (run->step_id == NULL)
+		facts.phase = NULL;
+	return facts;
 }
 
 /* A task that is nothing but a query, of a run that may be closed. */
@@ -221,19 +173,14 @@ answer_query_task(Run *run)
 {
 	Tp__RespondQueryTaskCompletedRequest request = TP__RESPOND_QUERY_TASK_COMPLETED_REQUEST__INIT;
 	MemoryContext old = enter_call(run);
+	OpdQueryFacts facts = query_facts(run);
+	Tp__WorkflowQueryResult *result = opd_workflowanswer_query(run->task->query, &facts);
 
 	request.task_token = task_token(run);
 	request.namespace_ = run->agent->client->namespace;
-	if (strcmp(run->task->query->query_type, STATUS_QUERY) == 0)
-	{
-		request.completed_type = TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_ANSWERED;
-		request.query_result = status_answer(run);
-	}
-	else
-	{
-		request.completed_type = TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_FAILED;
-		request.error_message = unknown_query(run->task->query);
-	}
+	request.completed_type = result->result_type;
+	request.query_result = result->answer;
+	request.error_message = result->error_message;
 	opd_client_answer(run->agent->client, OPD_RPC_QUERY_COMPLETED, &request.base,
 					  run->taken_ms + OPD_RPC_DEADLINE_MS, on_reply, run);
 	run->state = RUN_ANSWERING;
@@ -242,43 +189,16 @@ answer_query_task(Run *run)
 
 /* -------------------------------------------------------------- the answer */
 
-/*
- * Nobody here handles updates: refuse each, as SDKs do, so that its caller need
- * not wait.
- */
-static Tp__Message *
-reject_update(const Tp__Message *message)
+static Tp__QueryResultsEntry *
+answer_query(Run *run, const Tp__QueriesEntry *entry)
 {
-	Tp__Message *answer = palloc(sizeof(*answer));
-	Tp__Rejection *rejection = palloc(sizeof(*rejection));
-	Tp__Any    *body = palloc(sizeof(*body));
-	const char *type;
+	OpdQueryFacts facts = query_facts(run);
+	Tp__QueryResultsEntry *result = palloc(sizeof(*result));
 
-	if (message->body == NULL)
-		return NULL;
-	type = strrchr(message->body->type_url, '/');
-	if (type == NULL || strcmp(type + 1, UPDATE_REQUEST_TYPE) != 0)
-		return NULL;
-
-	tp__rejection__init(rejection);
-	rejection->rejected_request_message_id = message->id;
-	rejection->rejected_request_sequencing_event_id = message->event_id;
-	rejection->rejected_request = (Tp__Request *) opd_decode(&tp__request__descriptor,
-															 message->body->value.data,
-															 message->body->value.len);
-	rejection->failure = opd_failure_new("unsupported", "workflows of this agent take no updates", true);
-
-	tp__any__init(body);
-	body->type_url = UPDATE_REJECTION_URL;
-	body->value.len = tp__rejection__get_packed_size(rejection);
-	body->value.data = palloc(body->value.len);
-	tp__rejection__pack(rejection, body->value.data);
-
-	tp__message__init(answer);
-	answer->id = psprintf("%s/reject", message->protocol_instance_id);
-	answer->protocol_instance_id = message->protocol_instance_id;
-	answer->body = body;
-	return answer;
+	tp__query_results_entry__init(result);
+	result->key = entry->key;
+	result->value = opd_workflowanswer_query(entry->value, &facts);
+	return result;
 }
 
 /*
@@ -314,7 +234,7 @@ send_completed(Run *run, bool beat)
 	request.messages = palloc(sizeof(*request.messages) * Max(task->n_messages, 1));
 	for (size_t i = 0; i < task->n_messages; i++)
 	{
-		Tp__Message *answer = reject_update(task->messages[i]);
+		Tp__Message *answer = opd_workflowanswer_reject(task->messages[i]);
 
 		if (answer != NULL)
 			request.messages[request.n_messages++] = answer;
@@ -346,76 +266,51 @@ send_failed(Run *run)
 /* ---------------------------------------------------------- the local step */
 
 static void
-drop_step(Run *run)
+start_step(Run *run)
 {
-	if (run->step_context != NULL)
-		MemoryContextDelete(run->step_context);
-	run->step_context = NULL;
+	OpdWorkOrder order = {
+		.type = run->decision->local_type,
+		.input = run->decision->local_input,
+		.workflow_id = run->workflow_id,
+		.run_id = run->run_id,
+		.activity_id = run->decision->local_id,
+		.attempt = run->task->attempt,
+		.by_schedule = run->history->by_schedule
+	};
+
+	run->outcome = NULL;
+	run->step_id = MemoryContextStrdup(run->context, run->decision->local_id);
+	run->step = opd_work_start(run->agent, run->context, &order);
+}
+
+static void
+cancel_step(Run *run)
+{
+	if (run->step != NULL)
+		opd_work_cancel(run->step);
+	run->step = NULL;
+}
+
+/* The step has ended, and is freed: keep its outcome. */
+static void
+keep_outcome(Run *run, const OpdWorkEnd *end)
+{
+	run->outcome = MemoryContextAllocZero(run->context, sizeof(OpdLocalOutcome));
+	run->outcome->id = run->step_id;
+	run->outcome->result = end->result;
+	run->outcome->failure = end->failure;
 	run->step = NULL;
 }
 
 static void
-start_step(Run *run)
+advance_step(Run *run)
 {
-	OpdAgent   *agent = run->agent;
-	OpdDecision *decision = run->decision;
-	OpdTaskSpec *spec;
-	OpdError   *error = NULL;
-	MemoryContext old;
-
-	run->outcome = NULL;
-	run->step_id = MemoryContextStrdup(run->context, decision->local_id);
-	run->step_context = AllocSetContextCreate(run->context, "opdata step", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(run->step_context);
-	spec = palloc0(sizeof(OpdTaskSpec));
-	spec->type = pstrdup(decision->local_type);
-	spec->input = opd_payload_to_json(decision->local_input, &error);
-	spec->key.workflow_id = opd_text_clean(run->workflow_id, strlen(run->workflow_id), OPD_TEMPORAL_ID_MAX_CHARS, NULL);
-	spec->key.run_id = opd_text_clean(run->run_id, strlen(run->run_id), OPD_TEMPORAL_ID_MAX_CHARS, NULL);
-	spec->key.activity_id = run->step_id;
-	spec->key.attempt = Max(1, run->task->attempt);
-	spec->key.worker = agent->name;
-	spec->by_schedule = run->history->by_schedule;
-	spec->org_id = agent->conf->org_id;
-	spec->key_file = opd_conf_key_file();
-	spec->policy = opd_conf_host_policy();
-	spec->policy.allowed_hosts = pstrdup(spec->policy.allowed_hosts);
-	if (error == NULL)
-		run->step = opd_task_start(agent->loop, spec);
-	else
-	{
-		MemoryContextSwitchTo(run->context);
-		run->outcome = palloc0(sizeof(OpdLocalOutcome));
-		run->outcome->id = run->step_id;
-		run->outcome->failure = opd_failure_of_error(error, true);
-	}
-	MemoryContextSwitchTo(old);
-}
-
-/* The step has ended: keep its outcome, and let go of what it held. */
-static void
-end_step(Run *run)
-{
-	OpdTask    *step = run->step;
-	OpdLocalOutcome *outcome;
 	MemoryContext old = MemoryContextSwitchTo(run->context);
+	OpdWorkEnd	end;
 
-	outcome = palloc0(sizeof(OpdLocalOutcome));
-	outcome->id = run->step_id;
-	if (step->error != NULL)
-		outcome->failure = opd_failure_of_error(step->error, opd_error_is_permanent(step->error));
-	else
-	{
-		outcome->result = opd_payload_of_json(step->result);
-		if (opd_payload_size(outcome->result) > OPD_RESULT_MAX_BYTES)
-		{
-			outcome->result = NULL;
-			outcome->failure = opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the result is larger than Temporal takes"), true);
-		}
-	}
-	run->outcome = outcome;
+	if (opd_work_advance(run->step, &end))
+		keep_outcome(run, &end);
 	MemoryContextSwitchTo(old);
-	drop_step(run);
 }
 
 /* ------------------------------------------------------------ the decision */
@@ -454,7 +349,7 @@ hold_failure(Run *run, Tp__WorkflowTaskFailedCause cause, const char *type, cons
 	int			attempt = run->task->attempt;
 	dlist_iter	iter;
 
-	drop_step(run);
+	cancel_step(run);
 	run->failed_cause = cause;
 	run->failed_type = type;
 	run->failed_message = MemoryContextStrdup(run->context, message);	/* it may lie in the history */
@@ -518,22 +413,12 @@ decide(Run *run)
 		}
 		if (run->step == NULL)
 			start_step(run);
-		if (run->step == NULL)
-		{
-			/* it could not even begin: its outcome is there */
-			decide(run);
-			return;
-		}
 		run->state = RUN_STEPPING;
 		run->beat_at_ms = run->task->n_queries > 0 || run->task->n_messages > 0 ? 0 :
 			run->taken_ms + Min(BEAT_MS, BEAT_SHARE * task_timeout_ms(run));
 		return;
 	}
-	if (run->step != NULL)
-	{
-		opd_task_note_cancel(run->step);
-		drop_step(run);
-	}
+	cancel_step(run);
 	send_completed(run, false);
 }
 
@@ -753,27 +638,11 @@ take_reply(Run *run)
 	}
 }
 
-/*
- * The step ended in an error of our own: its outcome is that, in words that
- * quote nothing.
- */
-static void
-break_step(Run *run)
-{
-	MemoryContext old = MemoryContextSwitchTo(run->context);
-	OpdLocalOutcome *outcome = palloc0(sizeof(OpdLocalOutcome));
-
-	opd_task_note_failure(run->step);
-	outcome->id = run->step_id;
-	outcome->failure = opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the agent met an error; its log tells"), false);
-	run->outcome = outcome;
-	MemoryContextSwitchTo(old);
-	drop_step(run);
-}
-
 bool
 opd_workflowtask_break(OpdAgent *agent, MemoryContext owner)
 {
+	MemoryContext old = CurrentMemoryContext;
+	OpdWorkEnd	end;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &agent->runs)
@@ -782,10 +651,12 @@ opd_workflowtask_break(OpdAgent *agent, MemoryContext owner)
 
 		if (!opd_agent_context_in(owner, run->context))
 			continue;
-		if (run->step != NULL && opd_agent_context_in(owner, run->step_context))
-			break_step(run);
+		MemoryContextSwitchTo(run->context);
+		if (run->step != NULL && opd_work_break(run->step, owner, &end))
+			keep_outcome(run, &end);
 		else
 			run->state = RUN_OVER;	/* the task times out and comes again */
+		MemoryContextSwitchTo(old);
 		return true;
 	}
 	return false;
@@ -799,8 +670,8 @@ advance(Run *run)
 
 	if (run->replied)
 		take_reply(run);
-	if (run->step != NULL && opd_task_advance(run->step))
-		end_step(run);
+	if (run->step != NULL)
+		advance_step(run);
 
 	switch (run->state)
 	{
@@ -821,8 +692,7 @@ advance(Run *run)
 			set_slot(run, run->step != NULL);
 			if (now < run->until_ms)
 				return run->until_ms;
-			if (run->step != NULL)
-				opd_task_note_cancel(run->step);
+			cancel_step(run);
 			run->state = RUN_OVER;
 			break;
 		default:
@@ -886,9 +756,7 @@ opd_workflowtask_give_back(OpdAgent *agent)
 
 		if (run->state != RUN_STEPPING && run->state != RUN_PAGING && run->state != RUN_HELD)
 			continue;
-		if (run->step != NULL)
-			opd_task_note_cancel(run->step);
-		drop_step(run);
+		cancel_step(run);
 		leave_call(run);
 		run->failed_cause = TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE;
 		run->failed_type = "WorkerShutdown";

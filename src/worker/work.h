@@ -1,0 +1,59 @@
+/*-------------------------------------------------------------------------
+ *
+ * work.h
+ *	  The work of a workflow's local step or of an activity.
+ *
+ * Joins the two sides that do not know each other: payloads and failures of
+ * the protocol there, a task with its JSON input and its errors here.
+ *
+ * src/worker/work.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_WORK_H
+#define OPD_WORK_H
+
+#include "worker/agent.h"
+
+typedef struct OpdWork OpdWork;
+
+/* What is to be done, and for whom; copied. */
+typedef struct OpdWorkOrder
+{
+	const char *type;			/* of the activity */
+	const Tp__Payloads *input;
+	const char *workflow_id;
+	const char *run_id;
+	const char *activity_id;
+	int			attempt;
+	bool		by_schedule;
+} OpdWorkOrder;
+
+/* How it ended: one of the two. */
+typedef struct OpdWorkEnd
+{
+	Tp__Payloads *result;
+	Tp__Failure *failure;
+} OpdWorkEnd;
+
+/* Begin. The work has a memory context of its own, below "parent". */
+extern OpdWork *opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdWorkOrder *order);
+
+/*
+ * Go on; true when it has ended. Its end is then in *end, in the current memory
+ * context, and the work is freed.
+ */
+extern bool opd_work_advance(OpdWork *work, OpdWorkEnd *end);
+
+/* What it does now, for people. */
+extern const char *opd_work_phase(const OpdWork *work);
+
+/* Stop what is done at the source, record that it was canceled, and free it. */
+extern void opd_work_cancel(OpdWork *work);
+
+/*
+ * An error was raised in the loop, by what belongs to "owner": if that is this
+ * work, its end is in *end, and it is freed.
+ */
+extern bool opd_work_break(OpdWork *work, MemoryContext owner, OpdWorkEnd *end);
+
+#endif							/* OPD_WORK_H */
