@@ -55,8 +55,6 @@
 
 extern PGDLLEXPORT void opdata_worker_main(Datum number);
 
-static volatile sig_atomic_t in_transaction = false;
-
 /*
  * SIGTERM: the loop ends in its own way. Inside a transaction, which may wait
  * for a lock, PostgreSQL's way is the faster one.
@@ -69,7 +67,7 @@ on_sigterm(SIGNAL_ARGS)
 	ShutdownRequestPending = true;
 	SetLatch(MyLatch);
 	errno = save_errno;
-	if (in_transaction)
+	if (IsTransactionState())
 		die(postgres_signal_arg);
 }
 
@@ -163,9 +161,7 @@ in_own_transaction(void (*function) (void *arg), void *arg)
 {
 	ErrorData  *error;
 
-	in_transaction = true;
 	error = opd_guarded_transaction(function, arg, false);
-	in_transaction = false;
 	if (error != NULL)
 		ereport(LOG,
 				(errmsg("opdata worker \"%s\": %s", opd_state_name(), error->message)));
@@ -220,10 +216,8 @@ advance(OpdAgent *agent)
 {
 	double		next;
 
-	in_transaction = true;
 	next = opd_workflowtask_advance(agent);
 	next = Min(next, opd_activitytask_advance(agent));
-	in_transaction = false;
 	/* last, since what ended makes room */
 	next = Min(next, opd_polls_advance(agent));
 	opd_state_note_load(agent->n_running, agent->n_polls);
@@ -287,24 +281,18 @@ turn(OpdAgent *agent, double until_ms)
 		proc_exit(1);
 }
 
-/* Is there still something to do for this process? */
+/* Is there still something to do for this process, with these settings? */
 static bool
-should_go_on(OpdAgent *agent, MemoryContext scratch)
+should_go_on(OpdAgent *agent)
 {
-	MemoryContext old;
-	bool		go_on;
-
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
-	if (reason_to_wait() != OPD_WORKER_STOPPED)
+	if (ShutdownRequestPending || reason_to_wait() != OPD_WORKER_STOPPED)
 		return false;
-	old = MemoryContextSwitchTo(scratch);
-	go_on = opd_conf_worker_equal(agent->conf, opd_conf_worker());
-	MemoryContextSwitchTo(old);
-	return go_on;
+	if (!ConfigReloadPending)
+		return true;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return reason_to_wait() == OPD_WORKER_STOPPED &&
+		opd_conf_worker_equal(agent->conf, opd_conf_worker());
 }
 
 /* One turn of the loop at most until then, and whatever follows from it. */
@@ -359,7 +347,7 @@ work(OpdWorkerConf *conf)
 	for (;;)
 	{
 		go_on(agent, scratch, look_at_ms);
-		if (ShutdownRequestPending || !should_go_on(agent, scratch))
+		if (!should_go_on(agent))
 			break;
 
 		if (opd_state_generation() != generation || opd_now_ms() >= look_at_ms)
