@@ -75,14 +75,15 @@
 /* HTTP */
 #define OPD_HTTP_MAX_CONNECTIONS 256	/* of one process, idle ones included */
 #define OPD_HTTP_CONNECT_TIMEOUT_MS 10000
+#define OPD_HTTP_BODIES_MAX_BYTES (64 * 1024 * 1024)	/* of all answers under way */
 
 /* gRPC: what the server takes in one message, and what we take */
 #define OPD_GRPC_SEND_MAX_BYTES (4 * 1024 * 1024)
-#define OPD_GRPC_RECEIVE_MAX_BYTES (64 * 1024 * 1024)
+#define OPD_GRPC_RECEIVE_MAX_BYTES (32 * 1024 * 1024)
 #define OPD_GRPC_MESSAGE_MAX_BYTES 256 /* text of a status that is kept */
 
 /* protobuf: memory that one decoded answer may take */
-#define OPD_DECODED_MAX_BYTES	(256 * 1024 * 1024)
+#define OPD_DECODED_MAX_BYTES	(128 * 1024 * 1024)
 
 /* Temporal: deadlines of calls, in ms; a long poll ends at the server after 60 s */
 #define OPD_POLL_DEADLINE_MS	70000
@@ -90,7 +91,7 @@
 
 /* history of one run: the server itself ends a run at 51,200 events or 50 MiB */
 #define OPD_HISTORY_MAX_EVENTS	60000
-#define OPD_HISTORY_MAX_BYTES	(96 * 1024 * 1024)
+#define OPD_HISTORY_MAX_BYTES	(56 * 1024 * 1024)
 
 /* ids of workflows, runs and activities that are kept */
 #define OPD_TEMPORAL_ID_MAX_CHARS 1000

@@ -51,7 +51,7 @@ struct Task
 	OpdJobRecord record;
 	bool		begun;
 	bool		job_started;
-	bool		recorded;		/* by an earlier attempt: nothing to write */
+	bool		claimed;		/* the job's row says that it runs */
 
 	OpdConnection *connection;	/* of a stored credential */
 	OpdConnectionChange change; /* of storing */
@@ -168,11 +168,20 @@ claim(Task *task)
 {
 	Jsonb	   *recorded = opd_jobs_claim(&task->spec.key, &task->record);
 
-	if (recorded == NULL)
-		return true;
-	task->recorded = true;
-	succeed(task, recorded);
-	return false;
+	task->claimed = recorded == NULL;
+	if (recorded != NULL)
+		succeed(task, recorded);
+	return task->claimed;
+}
+
+/*
+ * The row of a job without an effect is written when the connection to the
+ * source is under way, so that neither waits for the other.
+ */
+static void
+claim_late(void *arg)
+{
+	(void) claim(arg);
 }
 
 /* ----------------------------------------------------------- store creds */
@@ -256,7 +265,6 @@ static void
 test_begin(Task *task)
 {
 	open_credential(task);
-	(void) opd_jobs_claim(&task->spec.key, &task->record);
 }
 
 /* A bad source is the result of a test, not its failure. */
@@ -296,7 +304,6 @@ preview_begin(Task *task)
 	if (task->query == NULL)
 		opd_error_throw(opd_error_new(OPD_STATEMENT_NOT_ALLOWED, "the input lacks \"sql\""));
 	open_credential(task);
-	(void) opd_jobs_claim(&task->spec.key, &task->record);
 }
 
 static void
@@ -396,7 +403,8 @@ record(void *arg)
 {
 	Task	   *task = arg;
 
-	task->type->record(task);
+	if (task->claimed || claim(task))
+		task->type->record(task);
 }
 
 static void
@@ -467,6 +475,12 @@ opd_task_advance(OpdTask *public)
 			task->job_started = true;
 			task->type->start_job(task);
 		}
+	}
+	else if (!task->public.done && !task->claimed)
+	{
+		exception = opd_guarded_transaction(claim_late, task, false);
+		if (exception != NULL)
+			fail_by_exception(task, exception);
 	}
 	if (!task->public.done && task->job_started && task->type->job_done(task, &error))
 	{

@@ -56,6 +56,7 @@ struct OpdHttp
 	int			max_wishes;
 	bool		lost_wish;		/* no memory for one: nothing is sure any more */
 
+	size_t		body_bytes;		/* allocated for bodies, of all calls */
 	struct Socket *sockets;		/* what is watched now */
 	int			n_sockets;
 	int			max_sockets;
@@ -171,9 +172,15 @@ take_body(char *data, size_t size, size_t n, void *arg)
 		char	   *body;
 
 		max = Min(Max(max, 1024), call->cap_bytes);
+		if (call->http->body_bytes + max - call->body_max > OPD_HTTP_BODIES_MAX_BYTES)
+		{
+			call->too_large = true;
+			return 0;
+		}
 		body = realloc(call->body, max);
 		if (body == NULL)
 			return 0;
+		call->http->body_bytes += max - call->body_max;
 		call->body = body;
 		call->body_max = max;
 	}
@@ -507,7 +514,9 @@ free_call(void *arg)
 	}
 	curl_slist_free_all(call->headers);
 	free(call->body);
+	http->body_bytes -= call->body_max;
 	call->body = NULL;
+	call->body_max = 0;
 	if (call->failed != NULL)
 		opd_timer_free(call->failed);
 	call->http = NULL;

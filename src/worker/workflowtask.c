@@ -33,6 +33,7 @@
 
 #include "base/limits.h"
 #include "base/text.h"
+#include "temporal/decode.h"
 #include "temporal/payload.h"
 #include "worker/agent.h"
 #include "worker/state.h"
@@ -43,6 +44,7 @@
 #define BEAT_SHARE			0.4 /* of a shorter task timeout */
 #define DEFAULT_TASK_TIMEOUT_MS 10000
 #define LOST_MS				15000	/* how long a lost run is kept */
+#define KEEP_EVENTS_BYTES	(256 * 1024)	/* of a task's memory */
 #define HOLD_FIRST_MS		500
 #define HOLD_MAX_MS			8000
 #define HELD_MAX			1000	/* held failures of one process */
@@ -315,27 +317,18 @@ advance_step(Run *run)
 
 /* ------------------------------------------------------------ the decision */
 
-/* Of the task in hand keep what its failure needs. */
+/* Copy the task in hand without its events, to be rid of their memory. */
 static void
-keep_token_only(Run *run)
+shed_events(Run *run)
 {
-	MemoryContext context = AllocSetContextCreate(run->context, "opdata task", ALLOCSET_SMALL_SIZES);
+	MemoryContext context = AllocSetContextCreate(run->context, "opdata task", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Tp__PollWorkflowTaskQueueResponse *task = palloc(sizeof(*task));
 
-	tp__poll_workflow_task_queue_response__init(task);
-	task->task_token.len = run->task->task_token.len;
-	task->task_token.data = palloc(Max(task->task_token.len, 1));
-	memcpy(task->task_token.data, run->task->task_token.data, task->task_token.len);
+	unconstify(Tp__PollWorkflowTaskQueueResponse *, run->task)->history = NULL;
+	run->task = (const Tp__PollWorkflowTaskQueueResponse *) opd_decode_copy(&run->task->base);
 	MemoryContextSwitchTo(old);
-
 	MemoryContextDelete(run->task_context);
 	run->task_context = context;
-	run->task = task;
-	if (run->history_context != NULL)
-		MemoryContextDelete(run->history_context);
-	run->history_context = NULL;
-	run->history = NULL;
 }
 
 /*
@@ -357,7 +350,11 @@ hold_failure(Run *run, Tp__WorkflowTaskFailedCause cause, const char *type, cons
 		Min(HOLD_MAX_MS, HOLD_FIRST_MS * pow(2, Max(0, Min(attempt, 10) - 1)));
 	run->until_ms = Min(run->until_ms, run->taken_ms + 0.8 * task_timeout_ms(run));
 	run->state = RUN_HELD;
-	keep_token_only(run);
+	shed_events(run);
+	if (run->history_context != NULL)
+		MemoryContextDelete(run->history_context);
+	run->history_context = NULL;
+	run->history = NULL;
 	set_slot(run, false);
 
 	/* not even a failure for what there is no room for: it will time out */
@@ -480,6 +477,9 @@ add_page(Run *run, const Tp__History *events, const ProtobufCBinaryData *next_pa
 		fetch_page(run);
 		return;
 	}
+	/* what a long history holds has been gathered, and need not stay beside that */
+	if (MemoryContextMemAllocated(run->task_context, true) > KEEP_EVENTS_BYTES)
+		shed_events(run);
 	decide(run);
 }
 
