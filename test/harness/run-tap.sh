@@ -4,6 +4,8 @@
 #
 #   run-tap.sh FILE...            files as seen from the top of the checkout
 #
+# PROVE_JOBS files run at once (default 2): they mostly wait.
+#
 # The modules are PostgreSQL's own (PostgreSQL::Test::Cluster) and ours on top
 # of them (Opdata::Test).
 
@@ -12,9 +14,10 @@
 status=0
 as_tester env PG_REGRESS="$pgxs_test/regress/pg_regress" TESTDIR="$scratch" \
 	TESTDATADIR="$scratch/tmp_check" TESTLOGDIR="$scratch/tmp_check/log" \
+	PG_TEST_PORT_DIR="${TMPDIR:-/tmp}/opdata-test-ports-$tester" \
 	OPD_TEMPORAL="$(test/harness/install-temporal.sh --where temporal)" \
 	OPD_PYTHON="$(test/harness/install-temporal.sh --where python)" \
-	prove -I "$pgxs_test/perl" -I test/perl "$@" || status=$?
+	prove -j "${PROVE_JOBS:-2}" -I "$pgxs_test/perl" -I test/perl "$@" || status=$?
 
 if [ $status -ne 0 ]; then
 	keep_logs tmp_check/log

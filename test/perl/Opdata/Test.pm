@@ -33,6 +33,8 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use File::Basename qw(basename);
+use File::Path qw(mkpath);
 use FindBin;
 use IO::Select;
 use IO::Socket::INET;
@@ -53,6 +55,13 @@ our @EXPORT = qw(
 
 # Sources listen here only.
 my $localhost = '127.0.0.1';
+
+# A folder for each test file, since several run at once.
+INIT
+{
+	$PostgreSQL::Test::Utils::tmp_check .= '/' . basename($0, '.pl');
+	mkpath($PostgreSQL::Test::Utils::tmp_check);
+}
 
 =pod
 
