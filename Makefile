@@ -73,7 +73,7 @@ help:
 	@echo "check-tap           Perl tests on throwaway clusters (PROVE_TESTS=...)"
 	@echo "check-readme        run every example of README.md"
 	@echo "demo                a guided tour on two throwaway clusters"
-	@echo "bench               ratios against plain libpq and pgcrypto"
+	@echo "bench               ratios against plain libpq, pgcrypto and a Node worker"
 	@echo "lint                layers, symbols, rules, pgspot, gcc and clang analysers"
 	@echo "valgrind            the SQL tests with the server under valgrind"
 	@echo "deps                Debian 12 packages that build and tests need; check-tap and"
@@ -109,6 +109,7 @@ demo: deps
 bench: deps
 	$(MAKE) installed
 	test/bench/run.sh
+	test/bench/temporal/run.sh
 
 lint:
 	$(HARNESS)/install-deps.sh build lint

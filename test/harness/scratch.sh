@@ -14,7 +14,8 @@
 
 set -eu
 
-checkout=$(cd "$(dirname "$0")/../.." && pwd)
+# The script that runs may lie at any depth.
+checkout=$(cd "$(dirname "$0")" && until [ -e Makefile ] || [ "$PWD" = / ]; do cd ..; done && pwd)
 : "${PG_CONFIG:=pg_config}"
 bindir=$("$PG_CONFIG" --bindir)
 pgxs_test=$(dirname "$("$PG_CONFIG" --pgxs)")/../test
