@@ -33,7 +33,7 @@ ifneq ($(origin with_llvm),command line)
 override with_llvm := no
 endif
 
-EXTRA_CLEAN = tmp_check $(OBJS:.o=.d) $(PROTO).pb-c.c $(PROTO).pb-c.h
+EXTRA_CLEAN = tmp_check $(OBJS:.o=.d) $(wildcard test/modules/*/*.[od] test/modules/*/*.so) $(PROTO).pb-c.c $(PROTO).pb-c.h
 
 # On a fresh machine there is no pg_config yet: PGXS is empty then, and what
 # can be made is "deps" and the targets that run it first.
@@ -96,6 +96,7 @@ check-regress: installed
 	$(HARNESS)/run-regress.sh $(REGRESS_TESTS)
 
 check-tap: installed
+	$(MAKE) -C test/modules/engine
 	$(HARNESS)/install-temporal.sh
 	$(HARNESS)/run-tap.sh $(PROVE_TESTS)
 

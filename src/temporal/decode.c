@@ -51,7 +51,7 @@ opd_decode(const ProtobufCMessageDescriptor *type, const uint8 *data, size_t len
 }
 
 ProtobufCMessage *
-opd_decode_copy(const ProtobufCMessage *message)
+opd_decode_try_copy(const ProtobufCMessage *message)
 {
 	size_t		len = protobuf_c_message_get_packed_size(message);
 	uint8	   *bytes = MemoryContextAllocHuge(CurrentMemoryContext, Max(len, 1));
@@ -60,9 +60,17 @@ opd_decode_copy(const ProtobufCMessage *message)
 	protobuf_c_message_pack(message, bytes);
 	copy = opd_decode(message->descriptor, bytes, len);
 	pfree(bytes);
+	return copy;
+}
+
+ProtobufCMessage *
+opd_decode_copy(const ProtobufCMessage *message)
+{
+	ProtobufCMessage *copy = opd_decode_try_copy(message);
+
 	if (copy == NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("a message of the Temporal server cannot be kept")));
 	return copy;
 }

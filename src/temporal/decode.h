@@ -20,7 +20,15 @@
 extern ProtobufCMessage *opd_decode(const ProtobufCMessageDescriptor *type,
 									const uint8 *data, size_t len);
 
-/* Deep copy into the current memory context. Raises 53200. */
+/*
+ * Deep copy into the current memory context. NULL when that would take too much
+ * memory, or when protobuf-c cannot read what it wrote: it takes fields of the
+ * number 0 if they are written with more bytes than needed, and writes them
+ * with one.
+ */
+extern ProtobufCMessage *opd_decode_try_copy(const ProtobufCMessage *message);
+
+/* The same; raises 08P01 instead. */
 extern ProtobufCMessage *opd_decode_copy(const ProtobufCMessage *message);
 
 #endif							/* OPD_DECODE_H */

@@ -80,22 +80,27 @@ find_command(OpdHistory *history, int64 event_id)
 	return NULL;
 }
 
+static ProtobufCMessage *
+keep(OpdHistory *history, const ProtobufCMessage *message)
+{
+	ProtobufCMessage *copy = opd_decode_try_copy(message);
+
+	history->kept_bytes += protobuf_c_message_get_packed_size(message);
+	if (copy == NULL)
+		history->odd = true;
+	return copy;
+}
+
 static Tp__Payloads *
 keep_payloads(OpdHistory *history, const Tp__Payloads *payloads)
 {
-	if (payloads == NULL)
-		return NULL;
-	history->kept_bytes += tp__payloads__get_packed_size(payloads);
-	return (Tp__Payloads *) opd_decode_copy(&payloads->base);
+	return payloads ? (Tp__Payloads *) keep(history, &payloads->base) : NULL;
 }
 
 static Tp__Failure *
 keep_failure(OpdHistory *history, const Tp__Failure *failure)
 {
-	if (failure == NULL)
-		return NULL;
-	history->kept_bytes += tp__failure__get_packed_size(failure);
-	return (Tp__Failure *) opd_decode_copy(&failure->base);
+	return failure ? (Tp__Failure *) keep(history, &failure->base) : NULL;
 }
 
 static void
@@ -340,6 +345,18 @@ add_event(OpdHistory *history, const Tp__HistoryEvent *event)
 	}
 }
 
+/*
+ * More than we take? Few bytes on the wire can take much memory, of which an
+ * honest history, with what the allocator adds, takes twice its bytes.
+ */
+static bool
+is_too_long(const OpdHistory *history, const Tp__HistoryEvent *event)
+{
+	return event->event_id > OPD_HISTORY_MAX_EVENTS ||
+		history->kept_bytes > OPD_HISTORY_MAX_BYTES ||
+		MemoryContextMemAllocated(history->context, true) > 2 * OPD_HISTORY_MAX_BYTES;
+}
+
 const char *
 opd_history_add(OpdHistory *history, const Tp__History *events)
 {
@@ -356,12 +373,14 @@ opd_history_add(OpdHistory *history, const Tp__History *events)
 							   event->event_id, history->last_event_id);
 		else if (wanted != TP__HISTORY_EVENT__ATTRIBUTES__NOT_SET && event->attributes_case != wanted)
 			problem = psprintf("event " INT64_FORMAT " lacks its attributes", event->event_id);
-		else if (event->event_id > OPD_HISTORY_MAX_EVENTS || history->kept_bytes > OPD_HISTORY_MAX_BYTES)
+		else if (is_too_long(history, event))
 			problem = "the history is longer than we take";
 		else
 		{
 			add_event(history, event);
 			history->last_event_id = event->event_id;
+			if (history->odd)
+				problem = psprintf("event " INT64_FORMAT " cannot be kept", event->event_id);
 		}
 	}
 	MemoryContextSwitchTo(old);

@@ -60,6 +60,7 @@ typedef struct OpdHistory
 	MemoryContext context;		/* where all of this lives */
 	int64		last_event_id;
 	size_t		kept_bytes;
+	bool		odd;			/* something could not be kept */
 
 	const char *workflow_type;
 	Tp__Payloads *input;

@@ -21,9 +21,10 @@
 #define ENCODING "encoding"
 #define JSON_PLAIN "json/plain"
 #define BINARY_NULL "binary/null"
+#define BINARY_PLAIN "binary/plain"
 
-Tp__Payloads *
-opd_payload_of_text(const char *json, size_t len)
+static Tp__Payloads *
+make_payloads(const char *encoding, const char *data, size_t len)
 {
 	Tp__Payloads *payloads = palloc(sizeof(Tp__Payloads));
 	Tp__Payload *payload = palloc(sizeof(Tp__Payload));
@@ -31,14 +32,14 @@ opd_payload_of_text(const char *json, size_t len)
 
 	tp__metadata_entry__init(entry);
 	entry->key = ENCODING;
-	entry->value.data = (uint8 *) JSON_PLAIN;
-	entry->value.len = strlen(JSON_PLAIN);
+	entry->value.data = (uint8 *) unconstify(char *, encoding);
+	entry->value.len = strlen(encoding);
 
 	tp__payload__init(payload);
 	payload->n_metadata = 1;
 	payload->metadata = palloc(sizeof(*payload->metadata));
 	payload->metadata[0] = entry;
-	payload->data.data = (uint8 *) unconstify(char *, json);
+	payload->data.data = (uint8 *) unconstify(char *, data);
 	payload->data.len = len;
 
 	tp__payloads__init(payloads);
@@ -49,11 +50,23 @@ opd_payload_of_text(const char *json, size_t len)
 }
 
 Tp__Payloads *
+opd_payload_of_text(const char *json, size_t len)
+{
+	return make_payloads(JSON_PLAIN, json, len);
+}
+
+Tp__Payloads *
 opd_payload_of_json(const Jsonb *value)
 {
 	char	   *text = JsonbToCString(NULL, &unconstify(Jsonb *, value)->root, VARSIZE(value));
 
 	return opd_payload_of_text(text, strlen(text));
+}
+
+Tp__Payloads *
+opd_payload_of_bytes(const char *bytes, size_t len)
+{
+	return make_payloads(BINARY_PLAIN, bytes, len);
 }
 
 static bool

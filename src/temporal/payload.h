@@ -14,9 +14,10 @@
 
 /* What is made here lives in the current memory context. */
 
-/* One JSON argument or result ("json/plain"). */
+/* One JSON argument or result ("json/plain"); bytes of our own ("binary/plain"). */
 extern Tp__Payloads *opd_payload_of_json(const Jsonb *value);
 extern Tp__Payloads *opd_payload_of_text(const char *json, size_t len);
+extern Tp__Payloads *opd_payload_of_bytes(const char *bytes, size_t len);
 
 /*
  * The first argument as JSON; unknown encodings and malformed JSON give NULL

@@ -20,8 +20,11 @@
  */
 #include "base/opdata.h"
 
+#include "base/text.h"
 #include "temporal/payload.h"
 #include "temporal/workflow.h"
+
+#define MISFIT_NAME_CHARS 100
 
 struct OpdWorkflow
 {
@@ -71,6 +74,20 @@ next_command(OpdWorkflow *workflow)
 		&workflow->history->commands[workflow->cursor] : NULL;
 }
 
+/* A name in the history, for one line of the log. */
+static const char *
+shown(const char *name)
+{
+	char	   *clean = opd_text_clean(name, Min(strlen(name), 4 * MISFIT_NAME_CHARS), MISFIT_NAME_CHARS, NULL);
+
+	for (char *p = clean; *p != '\0'; p++)
+	{
+		if (*p == '\n' || *p == '\t')
+			*p = ' ';
+	}
+	return clean;
+}
+
 /*
  * Take the next command of the history when it is of this kind; NULL when a
  * new one is to be given. Anything else does not fit.
@@ -89,12 +106,12 @@ take(OpdWorkflow *workflow, OpdPastKind kind, const char *id, const char *type)
 	}
 	if (command->kind != kind || strcmp(command->id, id) != 0 || strcmp(command->type, type) != 0)
 	{
-		misfit(workflow, psprintf("step \"%s\" meets event " INT64_FORMAT " of the history, which is of %s \"%s\"",
+		misfit(workflow, psprintf("step \"%s\" meets event " INT64_FORMAT " of the history, which is of %s \"%s\" (%s)",
 								  id, command->event_id,
 								  command->kind == OPD_PAST_ACTIVITY ? "activity" :
 								  command->kind == OPD_PAST_TIMER ? "timer" :
 								  command->kind == OPD_PAST_MARKER ? "marker" : "another command",
-								  command->id[0] != '\0' ? command->id : command->type));
+								  shown(command->id), shown(command->type)));
 		return NULL;
 	}
 	workflow->cursor++;
@@ -213,7 +230,7 @@ give_marker(OpdWorkflow *workflow, const char *name, const char *id,
 	a->details = palloc(2 * sizeof(*a->details));
 	tp__marker_details_entry__init(&entries[0]);
 	entries[0].key = OPD_MARKER_ID;
-	entries[0].value = opd_payload_of_text(id, strlen(id));
+	entries[0].value = opd_payload_of_bytes(id, strlen(id));
 	a->details[a->n_details++] = &entries[0];
 	if (result != NULL)
 	{

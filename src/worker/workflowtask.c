@@ -102,6 +102,13 @@ typedef struct Run
 
 static void decide(Run *run);
 
+/* A name that the server gave, for people. */
+static char *
+shown(const char *name)
+{
+	return opd_text_clean(name, strlen(name), 128, NULL);
+}
+
 static void
 set_slot(Run *run, bool wanted)
 {
@@ -382,7 +389,7 @@ decide(Run *run)
 		hold_failure(run, TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
 					 "UnknownWorkflowType",
 					 psprintf("this agent (opdata %s) does not know workflow type \"%s\"", OPD_VERSION,
-							  opd_text_clean(run->history->workflow_type, strlen(run->history->workflow_type), 128, NULL)));
+							  shown(run->history->workflow_type)));
 		return;
 	}
 
@@ -394,8 +401,8 @@ decide(Run *run)
 		opd_state_note_error("NON_DETERMINISTIC", run->decision->misfit);
 		ereport(LOG,
 				(errmsg("the history of workflow \"%s\" does not fit this version of opdata: %s",
-						run->workflow_id, run->decision->misfit),
-				 errdetail("run \"%s\", type \"%s\"", run->run_id, run->history->workflow_type)));
+						shown(run->workflow_id), run->decision->misfit),
+				 errdetail("run \"%s\", type \"%s\"", shown(run->run_id), shown(run->history->workflow_type))));
 		hold_failure(run, TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR,
 					 "NonDeterministic", run->decision->misfit);
 		return;

@@ -87,5 +87,6 @@ rm -rf "$checkout/tmp_check"
 for path in test expected sql README.md; do
 	[ ! -e "$checkout/$path" ] || cp -R "$checkout/$path" "$scratch/"
 done
-mkdir "$scratch/tmp"
+mkdir -p "$scratch/tmp" "$scratch/src/temporal"
+cp "$checkout/src/temporal/temporal.proto" "$scratch/src/temporal/"
 chown -R "$tester" "$scratch"
