@@ -13,6 +13,7 @@
 #include <libpq-fe.h>
 #include <openssl/crypto.h>
 
+#include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -145,6 +146,9 @@ warn_of_workers(OpdJson *warnings)
 	if (opd_state_count(OPD_WORKER_REFUSED) > 0)
 		warn(warnings, "temporal_refused",
 			 "Temporal refuses this agent, so that no jobs come; lastError of the workers says why");
+	if (!RecoveryInProgress() && opd_state_count(OPD_WORKER_STOPPED) > 0)
+		warn(warnings, "workers_missing",
+			 "not all worker processes run; if that lasts, see the server's log and max_worker_processes");
 	if (opd_state_count(OPD_WORKER_NO_DATABASE) > 0)
 		warn(warnings, "no_database",
 			 "workers cannot connect to the database that opdata.database names; the server's log says why");

@@ -9,6 +9,7 @@
 #include "base/opdata.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -66,6 +67,8 @@ opd_guarded_transaction(void (*function) (void *arg), void *arg, bool wait_for_d
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
+	/* a cancel that came too late is not for what comes next */
+	QueryCancelPending = false;
 	pgstat_report_stat(false);
 	return error;
 }

@@ -59,6 +59,14 @@ opd_mark_guc_prefix(const char *prefix)
 #define OPD_HAVE_MERGE 1
 #endif
 
+/* A random number from 0 to 1; the generator changed in 15. */
+#if PG_VERSION_NUM >= 150000
+#include "common/pg_prng.h"
+#define opd_random_fraction() pg_prng_double(&pg_global_prng_state)
+#else
+#define opd_random_fraction() (random() / (double) MAX_RANDOM_VALUE)
+#endif
+
 /* Shared memory is asked for in a hook since 15. */
 #if PG_VERSION_NUM >= 150000
 #define OPD_HAVE_SHMEM_REQUEST_HOOK 1

@@ -272,6 +272,12 @@ opd_conf_database(void)
 }
 
 bool
+opd_conf_is_worker_role(const char *role)
+{
+	return role != NULL && conf_worker_role[0] != '\0' && strcmp(role, conf_worker_role) == 0;
+}
+
+bool
 opd_conf_enabled(void)
 {
 	return conf_enabled;

@@ -45,6 +45,7 @@ extern bool opd_conf_worker_equal(const OpdWorkerConf *a, const OpdWorkerConf *b
 extern int	opd_conf_interactive_workers(void);
 extern int	opd_conf_bulk_workers(void);
 extern const char *opd_conf_database(void);
+extern bool opd_conf_is_worker_role(const char *role);
 
 /* Whether workers may run at all; and how long finished jobs are kept, in s. */
 extern bool opd_conf_enabled(void);

@@ -237,11 +237,12 @@ opd_connections_key_ids(void)
 	};
 	OpdSqlScope scope;
 	bool		isnull;
-	Jsonb	   *ids;
+	Datum		ids;
 
 	opd_sql_begin(&scope);
 	(void) opd_sql_run(&find, NULL, NULL);
-	ids = DatumGetJsonbP(opd_sql_datum(0, 1, &isnull));
+	ids = opd_sql_datum(0, 1, &isnull);
 	opd_sql_end(&scope);
-	return ids;
+	/* here, since unpacking allocates in the memory context that is current */
+	return DatumGetJsonbP(ids);
 }

@@ -115,8 +115,8 @@ opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record)
 	Datum		values[10];
 	char		nulls[] = "          ";
 	OpdSqlScope scope;
-	Jsonb	   *result = NULL;
-	bool		isnull;
+	Datum		found = (Datum) 0;
+	bool		isnull = true;
 
 	set_key(values, nulls, key);
 	set_text(values, nulls, 3, record->kind);
@@ -129,14 +129,10 @@ opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record)
 
 	opd_sql_begin(&scope);
 	if (opd_sql_run(&claim, values, nulls) == 0 && opd_sql_run(&find, values, nulls) == 1)
-	{
-		Datum		found = opd_sql_datum(0, 1, &isnull);
-
-		if (!isnull)
-			result = DatumGetJsonbP(found);
-	}
+		found = opd_sql_datum(0, 1, &isnull);
 	opd_sql_end(&scope);
-	return result;
+	/* here, since unpacking allocates in the memory context that is current */
+	return isnull ? NULL : DatumGetJsonbP(found);
 }
 
 void
@@ -200,7 +196,11 @@ opd_jobs_prune(int retention_s)
 	static OpdStatement prune = {
 		.sql = "DELETE FROM opdata.job WHERE id = ANY (ARRAY("
 		"  SELECT id FROM opdata.job WHERE started_at < pg_catalog.now() - $1 * interval '1 second'"
-		"   AND state <> 'running' ORDER BY started_at LIMIT 1000))",
+		/* a result must outlive the attempts that may ask for it */
+		"   AND (result IS NULL OR started_at < pg_catalog.now() - interval '1 hour')"
+		/* still running after a day: of a worker that there is no more */
+		"   AND (state <> 'running' OR started_at < pg_catalog.now() - interval '1 day')"
+		"  ORDER BY started_at LIMIT 1000))",
 		.n_args = 1,
 		.arg_types = {FLOAT8OID}
 	};

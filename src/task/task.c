@@ -412,7 +412,8 @@ record_failure(void *arg)
 {
 	Task	   *task = arg;
 
-	if (opd_jobs_claim(&task->spec.key, &task->record) == NULL)
+	/* one that was claimed meanwhile by another worker is left to that */
+	if (task->claimed || opd_jobs_claim(&task->spec.key, &task->record) == NULL)
 		opd_jobs_finish(&task->spec.key, &task->record, NULL);
 }
 
@@ -438,14 +439,15 @@ fail(Task *task, OpdError *error)
 }
 
 /*
- * A transaction of the task was rolled back. What we raised ourselves is the
- * answer; anything else goes to the log, and its words stay here.
+ * A transaction of the task was rolled back, with the claim if it was made in it.
+ * What we raised ourselves is the answer; anything else goes to the log, and its words stay here.
  */
 static void
-fail_by_exception(Task *task, const ErrorData *exception)
+fail_by_exception(Task *task, const ErrorData *exception, bool claimed)
 {
 	OpdError   *error = opd_error_of_exception(exception);
 
+	task->claimed = claimed;
 	if (error->code == OPD_INTERNAL)
 		ereport(LOG,
 				(errmsg("opdata job %s failed: %s", task->type->name, exception->message),
@@ -460,6 +462,7 @@ opd_task_advance(OpdTask *public)
 	MemoryContext caller;
 	ErrorData  *exception;
 	OpdError   *error;
+	bool		claimed = task->claimed;	/* what a rollback leaves of it */
 
 	if (task->public.done)
 		return true;
@@ -469,7 +472,7 @@ opd_task_advance(OpdTask *public)
 		task->begun = true;
 		exception = opd_guarded_transaction(begin, task, task->type->durable && task->type->record == NULL);
 		if (exception != NULL)
-			fail_by_exception(task, exception);
+			fail_by_exception(task, exception, claimed);
 		else if (!task->public.done)
 		{
 			task->job_started = true;
@@ -480,7 +483,8 @@ opd_task_advance(OpdTask *public)
 	{
 		exception = opd_guarded_transaction(claim_late, task, false);
 		if (exception != NULL)
-			fail_by_exception(task, exception);
+			fail_by_exception(task, exception, claimed);
+		claimed = task->claimed;
 	}
 	if (!task->public.done && task->job_started && task->type->job_done(task, &error))
 	{
@@ -491,7 +495,7 @@ opd_task_advance(OpdTask *public)
 		{
 			exception = opd_guarded_transaction(record, task, task->type->durable);
 			if (exception != NULL)
-				fail_by_exception(task, exception);
+				fail_by_exception(task, exception, claimed);
 		}
 	}
 	if (task->public.done && task->change.payload != NULL)

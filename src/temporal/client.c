@@ -10,7 +10,6 @@
 
 #include <unistd.h>
 
-#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -91,7 +90,7 @@ opd_client_new(OpdLoop *loop, const char *address, bool tls, const char *namespa
 double
 opd_client_jitter(double ms)
 {
-	return ms * (0.8 + 0.4 * pg_prng_double(&pg_global_prng_state));
+	return ms * (0.8 + 0.4 * opd_random_fraction());
 }
 
 /* May the same answer succeed later? */
@@ -129,7 +128,7 @@ on_timer(void *arg)
 	if (call->too_large)
 	{
 		OpdRpcReply reply = {OPD_GRPC_RESOURCE_EXHAUSTED,
-		"grpc: received message larger than max (not sent)", NULL};
+		"grpc: received message larger than max (not sent)", NULL, false};
 
 		call->done(call->arg, &reply);
 		return;
@@ -141,7 +140,7 @@ static void
 on_reply(void *arg, const OpdGrpcReply *grpc_reply)
 {
 	OpdRpcCall *call = arg;
-	OpdRpcReply reply = {grpc_reply->status, grpc_reply->message, NULL};
+	OpdRpcReply reply = {grpc_reply->status, grpc_reply->message, NULL, grpc_reply->too_large};
 	double		pause_ms;
 
 	if (reply.status == OPD_GRPC_OK && rpcs[call->rpc].response != NULL)

@@ -46,6 +46,7 @@ typedef struct OpdRpcReply
 	int			status;			/* OPD_GRPC_... */
 	const char *message;		/* for people */
 	const ProtobufCMessage *response;	/* with OPD_GRPC_OK, else NULL */
+	bool		too_large;		/* the answer was larger than we take */
 } OpdRpcReply;
 
 /*

@@ -161,7 +161,10 @@ on_done(void *arg, const OpdHttpResult *result)
 	if (call->has_status && call->status != OPD_GRPC_OK)
 		fail(reply, call->status, decode_message(call->raw_message));
 	else if (result->end == OPD_HTTP_TOO_LARGE)
+	{
+		reply->too_large = true;
 		fail(reply, OPD_GRPC_RESOURCE_EXHAUSTED, "the answer is larger than we take");
+	}
 	else if (result->end != OPD_HTTP_WHOLE && opd_now_ms() - call->started_ms >= call->deadline_ms)
 	{
 		/* at the deadline the server resets the stream, without a status */

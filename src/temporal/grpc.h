@@ -47,6 +47,7 @@ typedef struct OpdGrpcReply
 {
 	int			status;			/* OPD_GRPC_...; others a server may send */
 	const char *message;		/* for people; printable, never NULL */
+	bool		too_large;		/* RESOURCE_EXHAUSTED, by our own cap */
 	const uint8 *data;			/* with OPD_GRPC_OK: the one message */
 	size_t		len;
 } OpdGrpcReply;

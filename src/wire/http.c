@@ -275,8 +275,11 @@ apply_wishes(OpdHttp *http)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory")));
+	/* raised again each time should one fail, since others are lost with it */
+	http->lost_wish = true;
 	for (int i = 0; i < n; i++)
 		apply_wish(http, &http->wishes[i]);
+	http->lost_wish = false;
 }
 
 /*
@@ -363,6 +366,9 @@ collect(OpdHttp *http)
 		if (message->msg != CURLMSG_DONE)
 			continue;
 		curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **) &call);
+		/* should this one raise, the others are told at the next turn */
+		if (n_left > 0)
+			opd_timer_set(http->timer, opd_now_ms());
 		end_call(call, message->data.result);
 	}
 }

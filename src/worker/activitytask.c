@@ -3,7 +3,7 @@
  * activitytask.c
  *	  An activity task from its input to the answer.
  *
- *		take -> [LOOKING] -> WORKING -> ANSWERING
+ *		TAKEN -> [LOOKING] -> WORKING -> ANSWERING
  *
  * While it works, heartbeats tell the server how far it is and bring back a
  * cancel request, which ends the work on the source too. The answer is
@@ -31,11 +31,14 @@
 #include "worker/work.h"
 
 #define HEARTBEAT_MS		700
+#define HEARTBEAT_MIN_MS	100
+#define HEARTBEAT_DEADLINE_MS 2000
 #define HEARTBEAT_SHARE		0.4 /* of a shorter heartbeat timeout */
 #define ANSWER_MS			60000	/* an answer is repeated for so long */
 
 typedef enum ActivityState
 {
+	ACTIVITY_TAKEN,				/* nothing was done yet */
 	ACTIVITY_LOOKING,			/* at the first event of the workflow */
 	ACTIVITY_WORKING,
 	ACTIVITY_ANSWERING,
@@ -98,6 +101,7 @@ static MemoryContext
 enter_answer(Activity *activity)
 {
 	drop_context(&activity->heartbeat_context);
+	activity->heartbeat_replied = false;
 	drop_context(&activity->call_context);
 	activity->call_context = AllocSetContextCreate(activity->context, "opdata call", ALLOCSET_DEFAULT_SIZES);
 	activity->replied = false;
@@ -226,7 +230,9 @@ send_heartbeat(Activity *activity)
 	request.details = opd_payload_of_json(opd_json_end_object(&json));
 	request.identity = client->identity;
 	request.namespace_ = client->namespace;
-	opd_client_call(client, OPD_RPC_ACTIVITY_HEARTBEAT, &request.base, OPD_RPC_DEADLINE_MS,
+	/* one that gets lost must not keep the next ones back for long */
+	opd_client_call(client, OPD_RPC_ACTIVITY_HEARTBEAT, &request.base,
+					(long) Max(HEARTBEAT_DEADLINE_MS, 3 * activity->heartbeat_ms),
 					on_heartbeat_reply, activity);
 	MemoryContextSwitchTo(old);
 }
@@ -291,27 +297,11 @@ look_at_workflow(Activity *activity)
 	MemoryContextSwitchTo(old);
 }
 
-void
-opd_activitytask_take(OpdAgent *agent, MemoryContext context,
-					  const Tp__PollActivityTaskQueueResponse *task)
+static void
+begin(Activity *activity)
 {
-	MemoryContext old = MemoryContextSwitchTo(context);
-	Activity   *activity = palloc0(sizeof(Activity));
+	const Tp__PollActivityTaskQueueResponse *task = activity->task;
 	const char *type = task->activity_type ? task->activity_type->name : "";
-
-	activity->agent = agent;
-	activity->context = context;
-	activity->task = task;
-	activity->taken_ms = opd_now_ms();
-	activity->heartbeat_ms = HEARTBEAT_MS;
-	if (task->heartbeat_timeout != NULL && task->heartbeat_timeout->seconds * 1000 +
-		task->heartbeat_timeout->nanos / 1000000 > 0)
-		activity->heartbeat_ms = Min(HEARTBEAT_MS, HEARTBEAT_SHARE *
-									 (task->heartbeat_timeout->seconds * 1000 +
-									  task->heartbeat_timeout->nanos / 1000000));
-	activity->heartbeat_at_ms = activity->taken_ms + activity->heartbeat_ms;
-	dlist_push_tail(&agent->activities, &activity->node);
-	agent->n_running++;
 
 	if (task->workflow_execution == NULL || !opd_task_is_known(type))
 		answer_failed(activity,
@@ -323,6 +313,30 @@ opd_activitytask_take(OpdAgent *agent, MemoryContext context,
 		look_at_workflow(activity);
 	else
 		start_work(activity, false);
+}
+
+void
+opd_activitytask_take(OpdAgent *agent, MemoryContext context,
+					  const Tp__PollActivityTaskQueueResponse *task)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Activity   *activity = palloc0(sizeof(Activity));
+
+	activity->agent = agent;
+	activity->context = context;
+	activity->task = task;
+	activity->taken_ms = opd_now_ms();
+	activity->heartbeat_ms = HEARTBEAT_MS;
+	if (task->heartbeat_timeout != NULL && task->heartbeat_timeout->seconds * 1000 +
+		task->heartbeat_timeout->nanos / 1000000 > 0)
+		activity->heartbeat_ms = Min(HEARTBEAT_MS, HEARTBEAT_SHARE *
+									 (task->heartbeat_timeout->seconds * 1000 +
+									  task->heartbeat_timeout->nanos / 1000000));
+	activity->heartbeat_ms = Max(activity->heartbeat_ms, HEARTBEAT_MIN_MS);
+	activity->heartbeat_at_ms = activity->taken_ms + activity->heartbeat_ms;
+	dlist_push_tail(&agent->activities, &activity->node);
+	agent->n_running++;
+
 	MemoryContextSwitchTo(old);
 }
 
@@ -341,8 +355,7 @@ take_reply(Activity *activity)
 	}
 	if (activity->reply.status != OPD_GRPC_OK)
 	{
-		/* the attempt is lost; the server notices and retries */
-		activity->state = ACTIVITY_OVER;
+		answer_failed(activity, opd_failure_new("internal", "the workflow could not be looked at", false));
 		return;
 	}
 	old = MemoryContextSwitchTo(activity->call_context);
@@ -352,11 +365,22 @@ take_reply(Activity *activity)
 	start_work(activity, by_schedule);
 }
 
+/* The work ended in an error of our own. */
+static void
+break_work(void *arg)
+{
+	Activity   *activity = arg;
+	MemoryContext old = MemoryContextSwitchTo(activity->context);
+	OpdWorkEnd	end;
+
+	opd_work_break(activity->work, &end);
+	answer_end(activity, &end);
+	MemoryContextSwitchTo(old);
+}
+
 bool
 opd_activitytask_break(OpdAgent *agent, MemoryContext owner)
 {
-	MemoryContext old = CurrentMemoryContext;
-	OpdWorkEnd	end;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &agent->activities)
@@ -365,12 +389,9 @@ opd_activitytask_break(OpdAgent *agent, MemoryContext owner)
 
 		if (!opd_agent_context_in(owner, activity->context))
 			continue;
-		MemoryContextSwitchTo(activity->context);
-		if (activity->work != NULL && opd_work_break(activity->work, owner, &end))
-			answer_end(activity, &end);
-		else
+		if (activity->work == NULL || !opd_work_owns(activity->work, owner) ||
+			!opd_agent_guard(break_work, activity))
 			activity->state = ACTIVITY_OVER;	/* it times out and is retried */
-		MemoryContextSwitchTo(old);
 		return true;
 	}
 	return false;
@@ -379,6 +400,8 @@ opd_activitytask_break(OpdAgent *agent, MemoryContext owner)
 static double
 advance(Activity *activity)
 {
+	if (activity->state == ACTIVITY_TAKEN)
+		begin(activity);
 	if (activity->replied)
 		take_reply(activity);
 	if (activity->heartbeat_replied)
@@ -418,7 +441,8 @@ opd_activitytask_advance(OpdAgent *agent)
 		Activity   *activity = dlist_container(Activity, node, iter.cur);
 		Advance		a = {activity, INFINITY};
 
-		if (!opd_agent_guard(advance_guarded, &a))
+		if (!opd_agent_guard(advance_guarded, &a) &&
+			(activity->work == NULL || !opd_agent_guard(break_work, activity)))
 			activity->state = ACTIVITY_OVER;
 		if (activity->state == ACTIVITY_OVER)
 		{
@@ -432,18 +456,23 @@ opd_activitytask_advance(OpdAgent *agent)
 	return next;
 }
 
-void
+bool
 opd_activitytask_give_back(OpdAgent *agent)
 {
+	bool		waits = false;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &agent->activities)
 	{
 		Activity   *activity = dlist_container(Activity, node, iter.cur);
 
-		if (activity->state != ACTIVITY_WORKING && activity->state != ACTIVITY_LOOKING)
+		if (activity->state == ACTIVITY_OVER)
+			continue;
+		waits = true;
+		if (activity->state == ACTIVITY_ANSWERING)
 			continue;
 		stop_work(activity);
 		answer_failed(activity, opd_failure_new("WorkerShutdown", "the agent is being shut down", false));
 	}
+	return waits;
 }

@@ -89,9 +89,12 @@ extern bool opd_agent_context_in(MemoryContext context, MemoryContext ancestor);
 /* Call function(arg); what it raises goes to the log, and gives false. */
 extern bool opd_agent_guard(void (*function) (void *arg), void *arg);
 
-/* Give back to the server what is under way, so that another worker goes on. */
-extern void opd_workflowtask_give_back(OpdAgent *agent);
-extern void opd_activitytask_give_back(OpdAgent *agent);
+/*
+ * Give back to the server what is under way, so that another worker goes on.
+ * True as long as there is something to wait for.
+ */
+extern bool opd_workflowtask_give_back(OpdAgent *agent);
+extern bool opd_activitytask_give_back(OpdAgent *agent);
 
 /* ----------------------------------------------------------- workflows.c */
 

@@ -39,21 +39,32 @@ static ProcessUtility_hook_type next_hook;
 
 /* What the running transaction will tell the workers when it ends. */
 static bool look_again;			/* something changed, if it commits */
-static bool come_back;			/* they were asked to leave */
+static TimestampTz asked_until; /* they were asked to stay away until then; 0: not */
 static bool database_gone;		/* it is, if it commits */
 
 static void
 on_transaction_end(XactEvent event, void *arg)
 {
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)
+	bool		done;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
-	if (come_back)
-		opd_state_pause_until(0);
-	if (come_back || (look_again && event == XACT_EVENT_COMMIT))
+	/* what was prepared has not happened yet: COMMIT PREPARED looks again */
+	done = event == XACT_EVENT_COMMIT;
+	if (asked_until != 0)
+		opd_state_end_pause(asked_until);
+	if (asked_until != 0 || (look_again && done))
 		opd_state_poke();
-	if (database_gone && event == XACT_EVENT_COMMIT)
+	if (database_gone && done)
 		opd_state_set_absent(OPD_WORKER_NO_DATABASE, opd_state_generation());
-	look_again = come_back = database_gone = false;
+	look_again = database_gone = false;
+	asked_until = 0;
+}
+
+static bool
+is_agent_database(const char *name)
+{
+	return name != NULL && strcmp(name, opd_conf_database()) == 0;
 }
 
 /* Name of the database that a command needs for itself alone; or NULL. */
@@ -91,26 +102,38 @@ exclusive_database(Node *statement)
 	}
 }
 
-/* Does the command decide whether there is something to work with? */
+/*
+ * May the command bring or take away what the workers work with? Asked after
+ * it succeeded; a wrong yes costs a look.
+ */
 static bool
 concerns_workers(Node *statement)
 {
 	switch (nodeTag(statement))
 	{
 		case T_CreatedbStmt:
-		case T_DropdbStmt:
+			return is_agent_database(((CreatedbStmt *) statement)->dbname);
 		case T_AlterDatabaseStmt:
-		case T_CreateExtensionStmt:
-		case T_DropOwnedStmt:
-		case T_CreateRoleStmt:
-		case T_AlterRoleStmt:
-			return true;
+			return is_agent_database(((AlterDatabaseStmt *) statement)->dbname);
 		case T_RenameStmt:
-			return ((RenameStmt *) statement)->renameType == OBJECT_DATABASE ||
-				((RenameStmt *) statement)->renameType == OBJECT_ROLE;
+			return ((RenameStmt *) statement)->renameType == OBJECT_DATABASE &&
+				(is_agent_database(((RenameStmt *) statement)->subname) ||
+				 is_agent_database(((RenameStmt *) statement)->newname));
+		case T_CreateRoleStmt:
+			return opd_conf_is_worker_role(((CreateRoleStmt *) statement)->role);
+		case T_AlterRoleStmt:
+			return opd_conf_is_worker_role(((AlterRoleStmt *) statement)->role->rolename);
+		case T_CreateExtensionStmt:
+			return strcmp(((CreateExtensionStmt *) statement)->extname, "opdata") == 0 &&
+				is_agent_database(get_database_name(MyDatabaseId));
+		case T_DropOwnedStmt:
+			return is_agent_database(get_database_name(MyDatabaseId));
 		case T_DropStmt:
-			return ((DropStmt *) statement)->removeType == OBJECT_EXTENSION ||
-				((DropStmt *) statement)->removeType == OBJECT_SCHEMA;
+			return (((DropStmt *) statement)->removeType == OBJECT_EXTENSION ||
+					((DropStmt *) statement)->removeType == OBJECT_SCHEMA) &&
+				is_agent_database(get_database_name(MyDatabaseId));
+		case T_TransactionStmt:
+			return ((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
 		default:
 			return false;
 	}
@@ -130,7 +153,8 @@ ask_workers_to_leave(void)
 {
 	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAVE_WAIT_MS);
 
-	opd_state_pause_until(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PAUSE_MS));
+	asked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PAUSE_MS);
+	opd_state_pause_until(asked_until);
 	opd_state_poke();
 	while (opd_state_connected() > 0 && GetCurrentTimestamp() < give_up)
 	{
@@ -147,19 +171,22 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 {
 	Node	   *statement = pstmt->utilityStmt;
 	const char *database = exclusive_database(statement);
+	bool		asked = is_agent_database(database) && may_ask_for(database);
+	bool		is_drop = IsA(statement, DropdbStmt);
+	bool		ends_prepared = IsA(statement, TransactionStmt) && concerns_workers(statement);
 
-	if (database != NULL && strcmp(database, opd_conf_database()) == 0 && may_ask_for(database))
-	{
-		come_back = true;
+	if (asked)
 		ask_workers_to_leave();
-	}
 
 	(next_hook ? next_hook : standard_ProcessUtility) (pstmt, query, read_only_tree, context, params,
 													   environment, dest, completion);
 
-	if (concerns_workers(statement))
+	/* after COMMIT PREPARED there is no transaction any more whose end could tell */
+	if (ends_prepared)
+		opd_state_poke();
+	else if (!IsA(statement, TransactionStmt) && concerns_workers(statement))
 		look_again = true;
-	if (come_back && (IsA(statement, DropdbStmt) || IsA(statement, RenameStmt)))
+	if (asked && is_drop)
 		database_gone = true;
 }
 

@@ -200,9 +200,14 @@ take_reply(Poll *poll)
 
 	if (poll->reply.status != OPD_GRPC_OK)
 	{
-		/* cut by something between us and the server, or ended by the deadline */
-		if (poll->kind == PROBE || poll->reply.status != OPD_GRPC_UNAVAILABLE ||
-			opd_now_ms() - poll->begun_ms < LONG_POLL_MS)
+		bool		cut = poll->reply.status == OPD_GRPC_UNAVAILABLE ||
+			poll->reply.status == OPD_GRPC_CANCELLED;
+
+		/* one task that is too large says nothing about the server */
+		if (poll->reply.too_large)
+			opd_state_note_error("TOO_LARGE", "a task of the server is larger than this agent takes");
+		/* nor does a long poll that something between us and it has cut */
+		else if (poll->kind == PROBE || !cut || opd_now_ms() - poll->begun_ms < LONG_POLL_MS)
 			note_failure(poll);
 		end_poll(poll, false);
 		return;
@@ -263,29 +268,32 @@ opd_polls_advance(OpdAgent *agent)
 {
 	OpdPolls   *polls = agent->polls;
 	Poll	   *poll;
+	double		next = INFINITY;
 
 	if (polls == NULL)
 		return INFINITY;
 	for (int i = 0; i < polls->n_polls; i++)
 	{
-		if (polls->polls[i].replied)
-			take_reply(&polls->polls[i]);
+		if (!polls->polls[i].replied)
+			continue;
+		take_reply(&polls->polls[i]);
+		next = 0;				/* a task that was taken is to go on at once */
 	}
 	if (agent->stopping)
-		return INFINITY;
+		return next;
 	if (opd_now_ms() < polls->not_before_ms)
-		return polls->not_before_ms;
+		return Min(next, polls->not_before_ms);
 
 	if (!polls->found)
 	{
 		if (polls->polls[0].context == NULL)
 			begin_poll(&polls->polls[0]);
-		return INFINITY;
+		return next;
 	}
 	while (agent->n_running + agent->n_polls < OPD_WORKER_SLOTS &&
 		   (poll = choose_poll(polls)) != NULL)
 		begin_poll(poll);
-	return INFINITY;
+	return next;
 }
 
 void
@@ -356,4 +364,5 @@ opd_polls_stop(OpdAgent *agent)
 		if (polls->polls[i].context != NULL)
 			end_poll(&polls->polls[i], false);
 	}
+	agent->advance_at_ms = 0;
 }

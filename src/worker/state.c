@@ -9,6 +9,7 @@
 #include "base/opdata.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -200,24 +201,30 @@ opd_state_set_connected(bool connected)
 	LWLockRelease(lock);
 }
 
-void
-opd_state_note_poll(const char *server_version)
-{
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	own->last_poll_at = GetCurrentTimestamp();
-	if (server_version != NULL)
-		strlcpy(own->server_version, server_version, sizeof(own->server_version));
-	LWLockRelease(lock);
-}
-
-/* Copy valid UTF-8 and keep it valid. */
+/* A text of the server or of libcurl, made fit to be shown. */
 static void
 copy_text(char *to, size_t size, const char *text)
 {
-	char	   *clean = opd_text_clean(text, strlen(text), (size - 1) / 4, NULL);
+	char	   *clean = opd_text_clean(text, strlen(text), size, NULL);
+	int			len = pg_encoding_mbcliplen(PG_UTF8, clean, strlen(clean), size - 1);
 
-	strlcpy(to, clean, size);
+	memcpy(to, clean, len);
+	to[len] = '\0';
 	pfree(clean);
+}
+
+void
+opd_state_note_poll(const char *server_version)
+{
+	char		version[sizeof(own->server_version)] = "";
+
+	if (server_version != NULL)
+		copy_text(version, sizeof(version), server_version);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	own->last_poll_at = GetCurrentTimestamp();
+	if (server_version != NULL)
+		strlcpy(own->server_version, version, sizeof(own->server_version));
+	LWLockRelease(lock);
 }
 
 void
@@ -332,7 +339,16 @@ void
 opd_state_pause_until(TimestampTz until)
 {
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	shared->paused_until = until;
+	shared->paused_until = Max(shared->paused_until, until);
+	LWLockRelease(lock);
+}
+
+void
+opd_state_end_pause(TimestampTz until)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (shared->paused_until == until)
+		shared->paused_until = 0;
 	LWLockRelease(lock);
 }
 

@@ -75,8 +75,12 @@ extern uint64 opd_state_generation(void);
 extern void opd_state_set_absent(OpdWorkerState why, uint64 generation);
 extern OpdWorkerState opd_state_absent(void);	/* OPD_WORKER_STOPPED: no reason */
 
-/* No worker connects to the database until then; 0 ends it. */
+/*
+ * No worker connects to the database until then; who set it ends it, unless
+ * somebody has prolonged it since.
+ */
 extern void opd_state_pause_until(TimestampTz until);
+extern void opd_state_end_pause(TimestampTz until);
 extern TimestampTz opd_state_paused_until(void);
 
 /* Number of workers that hold a database connection now. */

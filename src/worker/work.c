@@ -104,14 +104,17 @@ opd_work_cancel(OpdWork *work)
 }
 
 bool
-opd_work_break(OpdWork *work, MemoryContext owner, OpdWorkEnd *end)
+opd_work_owns(const OpdWork *work, MemoryContext context)
 {
-	if (!opd_agent_context_in(owner, work->context))
-		return false;
+	return opd_agent_context_in(context, work->context);
+}
+
+void
+opd_work_break(OpdWork *work, OpdWorkEnd *end)
+{
 	if (work->task != NULL)
 		opd_task_note_failure(work->task);
 	*end = failed(opd_error_hint(opd_error_new(OPD_INTERNAL, "the agent met an error"),
 								 "Look into the log of the agent's server."));
 	MemoryContextDelete(work->context);
-	return true;
 }

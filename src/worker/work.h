@@ -50,10 +50,10 @@ extern const char *opd_work_phase(const OpdWork *work);
 /* Stop what is done at the source, record that it was canceled, and free it. */
 extern void opd_work_cancel(OpdWork *work);
 
-/*
- * An error was raised in the loop, by what belongs to "owner": if that is this
- * work, its end is in *end, and it is freed.
- */
-extern bool opd_work_break(OpdWork *work, MemoryContext owner, OpdWorkEnd *end);
+/* Is a memory context, such as that of a callback that raised, this work's? */
+extern bool opd_work_owns(const OpdWork *work, MemoryContext context);
+
+/* It met an error of our own: record that. Its end is in *end, and it is freed. */
+extern void opd_work_break(OpdWork *work, OpdWorkEnd *end);
 
 #endif							/* OPD_WORK_H */

@@ -67,8 +67,19 @@ on_sigterm(SIGNAL_ARGS)
 	ShutdownRequestPending = true;
 	SetLatch(MyLatch);
 	errno = save_errno;
-	if (IsTransactionState())
+	if (IsTransactionOrTransactionBlock())
 		die(postgres_signal_arg);
+}
+
+/*
+ * SIGINT: lock_timeout comes this way, and pg_cancel_backend(). Outside of a
+ * transaction there is nothing to cancel.
+ */
+static void
+on_sigint(SIGNAL_ARGS)
+{
+	if (IsTransactionOrTransactionBlock())
+		StatementCancelHandler(postgres_signal_arg);
 }
 
 /* ----------------------------------------------------------- before work */
@@ -142,6 +153,7 @@ connect_to_database(OpdWorkerConf *conf)
 		opd_state_set(OPD_WORKER_NO_DATABASE);
 		while (opd_now_ms() < until_ms && opd_state_generation() == generation)
 			sleep_a_while((long) Max(1, until_ms - opd_now_ms()));
+		wait_for_work();		/* a poke may have come with a reason to wait */
 	}
 	BackgroundWorkerInitializeConnection(conf->database, conf->role, 0);
 	opd_state_end_connect();
@@ -243,9 +255,10 @@ opd_agent_guard(void (*function) (void *arg), void *arg)
 		AbortCurrentTransaction();
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
-			 errmsg("opdata worker \"%s\": %s", opd_state_name(), error->message),
-			 error->detail ? errdetail_internal("%s", error->detail) : 0));
-	opd_state_note_error("INTERNAL", error->message);
+			 errmsg("opdata worker \"%s\": %s", opd_state_name(), error->message)));
+	/* that message may quote something: it stays in the log */
+	opd_state_note_error("INTERNAL", psprintf("an error of the agent (SQLSTATE %s), see the server's log",
+											  unpack_sql_state(error->sqlerrcode)));
 	return false;
 }
 
@@ -325,11 +338,16 @@ leave(OpdAgent *agent, MemoryContext scratch)
 		   opd_state_paused_until() < GetCurrentTimestamp())
 		go_on(agent, scratch, until_ms);
 
-	opd_workflowtask_give_back(agent);
-	opd_activitytask_give_back(agent);
 	until_ms = opd_now_ms() + GIVE_BACK_MS;
-	while (agent->n_running > 0 && opd_now_ms() < until_ms)
+	while (opd_now_ms() < until_ms)
+	{
+		bool		waits = opd_workflowtask_give_back(agent);
+
+		waits |= opd_activitytask_give_back(agent);
+		if (!waits)
+			break;
 		go_on(agent, scratch, until_ms);
+	}
 }
 
 static void
@@ -371,6 +389,29 @@ work(OpdWorkerConf *conf)
 	leave(agent, scratch);
 }
 
+/*
+ * Nobody's lock holds us up for long, and what the owner of the database or the
+ * role has set for sessions is not for us.
+ */
+static void
+override_settings(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	}			settings[] = {
+		{"lock_timeout", "2s"},
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+	};
+
+	for (int i = 0; i < (int) lengthof(settings); i++)
+		SetConfigOption(settings[i].name, settings[i].value, PGC_USERSET, PGC_S_OVERRIDE);
+}
+
 void
 opdata_worker_main(Datum number)
 {
@@ -380,8 +421,7 @@ opdata_worker_main(Datum number)
 
 	pqsignal(SIGTERM, on_sigterm);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	/* there is no statement to cancel; pg_terminate_backend() restarts us */
-	pqsignal(SIGINT, SIG_IGN);
+	pqsignal(SIGINT, on_sigint);
 	BackgroundWorkerUnblockSignals();
 
 	context = AllocSetContextCreate(TopMemoryContext, "opdata worker", ALLOCSET_DEFAULT_SIZES);
@@ -393,9 +433,7 @@ opdata_worker_main(Datum number)
 	conf = opd_conf_worker();
 	connect_to_database(conf);
 
-	/* nobody waits for a lock of ours, nor we for long for anybody's */
-	SetConfigOption("lock_timeout", "2s", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_OVERRIDE);
+	override_settings();
 	MemoryContextSwitchTo(context);
 	generation = opd_state_generation();
 	if (extension_exists())
@@ -413,6 +451,8 @@ opd_worker_register(void)
 	int			n_workers = n_interactive + opd_conf_bulk_workers();
 
 	opd_state_request(n_interactive, opd_conf_bulk_workers());
+	if (IsBinaryUpgrade)
+		return;					/* pg_upgrade wants the cluster for itself */
 	for (int i = 0; i < n_workers; i++)
 	{
 		BackgroundWorker worker = {0};

@@ -3,10 +3,10 @@
  * workflowtask.c
  *	  A workflow task from its history to the answer.
  *
- *		take -> [PAGING] -> decide -> ANSWERING
+ *		TAKEN -> [PAGING] -> decide -> ANSWERING
  *								   -> STEPPING <-> BEATING -> decide
  *								   -> HELD -> ANSWERING
- *		take -> [PAGING] -> query -> ANSWERING
+ *		TAKEN -> [PAGING] -> query -> ANSWERING
  *
  * A local step runs while its task is in hand. Once a second, and at once for
  * a query that came with the task, the task is answered with no more than
@@ -47,10 +47,12 @@
 #define KEEP_EVENTS_BYTES	(256 * 1024)	/* of a task's memory */
 #define HOLD_FIRST_MS		500
 #define HOLD_MAX_MS			8000
-#define HELD_MAX			1000	/* held failures of one process */
+#define HELD_MAX			150 /* held failures, well below OPD_HTTP_MAX_CONNECTIONS */
+#define LOST_MAX			50	/* runs without a task, of one process */
 
 typedef enum RunState
 {
+	RUN_TAKEN,					/* a task came, and nothing was done yet */
 	RUN_PAGING,					/* the rest of the history is under way */
 	RUN_DECIDING,				/* the history is whole */
 	RUN_STEPPING,				/* a local step runs */
@@ -176,9 +178,12 @@ query_facts(Run *run)
 	return facts;
 }
 
-/* A task that is nothing but a query, of a run that may be closed. */
+/*
+ * A task that is nothing but a query, of a run that may be closed. A history
+ * that we cannot take is the answer, too: nobody but the query waits for it.
+ */
 static void
-answer_query_task(Run *run)
+answer_query_task(Run *run, const char *problem)
 {
 	Tp__RespondQueryTaskCompletedRequest request = TP__RESPOND_QUERY_TASK_COMPLETED_REQUEST__INIT;
 	MemoryContext old = enter_call(run);
@@ -187,9 +192,9 @@ answer_query_task(Run *run)
 
 	request.task_token = task_token(run);
 	request.namespace_ = run->agent->client->namespace;
-	request.completed_type = result->result_type;
-	request.query_result = result->answer;
-	request.error_message = result->error_message;
+	request.completed_type = problem ? TP__QUERY_RESULT_TYPE__QUERY_RESULT_TYPE_FAILED : result->result_type;
+	request.query_result = problem ? NULL : result->answer;
+	request.error_message = problem ? unconstify(char *, problem) : result->error_message;
 	opd_client_answer(run->agent->client, OPD_RPC_QUERY_COMPLETED, &request.base,
 					  run->taken_ms + OPD_RPC_DEADLINE_MS, on_reply, run);
 	run->state = RUN_ANSWERING;
@@ -380,7 +385,7 @@ decide(Run *run)
 
 	if (run->is_query)
 	{
-		answer_query_task(run);
+		answer_query_task(run, NULL);
 		return;
 	}
 	if (function == NULL)
@@ -428,13 +433,28 @@ decide(Run *run)
 
 /* ------------------------------------------------------------- the history */
 
+/* The task is out of reach: keep what its step has, or forget it. */
+static void
+lose_task(Run *run)
+{
+	run->state = run->step != NULL || run->outcome != NULL ? RUN_LOST : RUN_OVER;
+	run->until_ms = opd_now_ms() + LOST_MS;
+}
+
 static void
 fetch_page(Run *run)
 {
 	OpdClient  *client = run->agent->client;
 	Tp__GetWorkflowExecutionHistoryRequest request = TP__GET_WORKFLOW_EXECUTION_HISTORY_REQUEST__INIT;
 	Tp__WorkflowExecution execution = TP__WORKFLOW_EXECUTION__INIT;
-	MemoryContext old = enter_call(run);
+	MemoryContext old;
+
+	if (opd_now_ms() > run->taken_ms + task_timeout_ms(run))
+	{
+		lose_task(run);			/* void by now, however many pages there are */
+		return;
+	}
+	old = enter_call(run);
 
 	execution.workflow_id = run->workflow_id;
 	execution.run_id = run->run_id;
@@ -469,9 +489,14 @@ add_page(Run *run, const Tp__History *events, const ProtobufCBinaryData *next_pa
 
 	if (problem == NULL && next_page_token->len == 0 && run->history->last_event_id == 0)
 		problem = "the history is empty";
+	if (problem != NULL && run->is_query)
+	{
+		answer_query_task(run, problem);
+		return;
+	}
 	if (problem != NULL)
 	{
-		opd_state_note_error("NON_DETERMINISTIC", problem);
+		opd_state_note_error("HISTORY", problem);
 		hold_failure(run, TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
 					 "History", problem);
 		return;
@@ -550,8 +575,7 @@ opd_workflowtask_take(OpdAgent *agent, MemoryContext context,
 	}
 	set_slot(run, true);
 	set_task(run, context, response);
-	new_history(run);
-	add_page(run, response->history, &response->next_page_token);
+	run->state = RUN_TAKEN;		/* to be advanced under guard */
 }
 
 /* The answer to a beat: the next task, with the events since the last. */
@@ -616,10 +640,7 @@ take_page_reply(Run *run)
 	run->call_context = NULL;
 	run->replied = false;
 	if (run->reply.status != OPD_GRPC_OK)
-	{
-		run->state = run->step != NULL || run->outcome != NULL ? RUN_LOST : RUN_OVER;
-		run->until_ms = opd_now_ms() + LOST_MS;
-	}
+		lose_task(run);
 	else
 		add_page(run, response->history, &response->next_page_token);
 	MemoryContextDelete(context);
@@ -645,11 +666,11 @@ take_reply(Run *run)
 	}
 }
 
+static void break_step(void *arg);
+
 bool
 opd_workflowtask_break(OpdAgent *agent, MemoryContext owner)
 {
-	MemoryContext old = CurrentMemoryContext;
-	OpdWorkEnd	end;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &agent->runs)
@@ -658,12 +679,9 @@ opd_workflowtask_break(OpdAgent *agent, MemoryContext owner)
 
 		if (!opd_agent_context_in(owner, run->context))
 			continue;
-		MemoryContextSwitchTo(run->context);
-		if (run->step != NULL && opd_work_break(run->step, owner, &end))
-			keep_outcome(run, &end);
-		else
+		if (run->step == NULL || !opd_work_owns(run->step, owner) ||
+			!opd_agent_guard(break_step, run))
 			run->state = RUN_OVER;	/* the task times out and comes again */
-		MemoryContextSwitchTo(old);
 		return true;
 	}
 	return false;
@@ -682,6 +700,10 @@ advance(Run *run)
 
 	switch (run->state)
 	{
+		case RUN_TAKEN:
+			new_history(run);
+			add_page(run, run->task->history, &run->task->next_page_token);
+			break;
 		case RUN_STEPPING:
 			if (run->outcome != NULL)
 				decide(run);
@@ -723,19 +745,47 @@ advance_guarded(void *arg)
 	a->next = advance(a->run);
 }
 
+/* The step ended in an error of our own. */
+static void
+break_step(void *arg)
+{
+	Run		   *run = arg;
+	MemoryContext old = MemoryContextSwitchTo(run->context);
+	OpdWorkEnd	end;
+
+	opd_work_break(run->step, &end);
+	keep_outcome(run, &end);
+	MemoryContextSwitchTo(old);
+}
+
 double
 opd_workflowtask_advance(OpdAgent *agent)
 {
 	double		next = INFINITY;
+	int			n_lost = 0;
+	dlist_iter	look;
 	dlist_mutable_iter iter;
 
+	dlist_foreach(look, &agent->runs)
+		n_lost += dlist_container(Run, node, look.cur)->state == RUN_LOST;
 	dlist_foreach_modify(iter, &agent->runs)
 	{
 		Run		   *run = dlist_container(Run, node, iter.cur);
 		Advance		a = {run, INFINITY};
 
+		/* they hold no slot, so that their number needs a bound of its own */
+		if (run->state == RUN_LOST && n_lost > LOST_MAX)
+		{
+			run->until_ms = 0;
+			n_lost--;
+		}
+
 		if (!opd_agent_guard(advance_guarded, &a))
-			run->state = RUN_OVER;
+		{
+			if (run->step == NULL || !opd_agent_guard(break_step, run))
+				run->state = RUN_OVER;
+			a.next = 0;
+		}
 		if (run->state == RUN_OVER)
 		{
 			set_slot(run, false);
@@ -750,25 +800,45 @@ opd_workflowtask_advance(OpdAgent *agent)
 
 /*
  * The process ends: fail the tasks in hand, which sends them to another worker
- * at once. Steps that run are stopped by the process's exit.
+ * at once. To be called again until it returns false: a beat that is under way
+ * brings a new task.
  */
-void
+bool
 opd_workflowtask_give_back(OpdAgent *agent)
 {
+	bool		waits = false;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &agent->runs)
 	{
 		Run		   *run = dlist_container(Run, node, iter.cur);
 
-		if (run->state != RUN_STEPPING && run->state != RUN_PAGING && run->state != RUN_HELD)
-			continue;
-		cancel_step(run);
-		leave_call(run);
-		run->failed_cause = TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE;
-		run->failed_type = "WorkerShutdown";
-		run->failed_message = "the agent is being shut down";
-		if (!run->is_query)
-			send_failed(run);
+		switch (run->state)
+		{
+			case RUN_TAKEN:
+			case RUN_PAGING:
+			case RUN_STEPPING:
+			case RUN_HELD:
+				cancel_step(run);
+				leave_call(run);
+				if (run->is_query)
+				{
+					run->state = RUN_OVER;
+					break;
+				}
+				run->failed_cause = TP__WORKFLOW_TASK_FAILED_CAUSE__WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE;
+				run->failed_type = "WorkerShutdown";
+				run->failed_message = "the agent is being shut down";
+				send_failed(run);
+				waits = true;
+				break;
+			case RUN_BEATING:
+			case RUN_ANSWERING:
+				waits = true;
+				break;
+			default:
+				break;
+		}
 	}
+	return waits;
 }
