@@ -11,13 +11,16 @@
  * thread (its resolver), which inherits the mask: a signal for PostgreSQL must
  * never be handled in a foreign thread.
  *
- * Three faults of libcurl 7.88 are met here:
+ * Four faults of libcurl 7.88 are met here:
  *
  *	- The second request on a plaintext HTTP/2 connection fails, so that without
  *	  TLS each request has a connection of its own.
  *	- Removing a transfer does not reset its stream at the server, which would
  *	  go on to hand work to a poll that nobody reads. The connection is closed
  *	  instead (CURLOPT_FORBID_REUSE just before the removal).
+ *	- It may keep a part of a long HTTP/2 body to itself, and ask for nothing
+ *	  until the socket has more, which may be never. As long as a body comes in,
+ *	  all transfers are asked to go on.
  *	- A multi handle's cleanup waits for a name being resolved
  *	  (CURLOPT_QUICK_EXIT is against that).
  *
@@ -57,6 +60,8 @@ struct OpdHttp
 	bool		lost_wish;		/* no memory for one: nothing is sure any more */
 
 	size_t		body_bytes;		/* allocated for bodies, of all calls */
+	int			n_receiving;	/* calls in the middle of a body */
+	bool		received;		/* something of a body came just now */
 	struct Socket *sockets;		/* what is watched now */
 	int			n_sockets;
 	int			max_sockets;
@@ -76,6 +81,7 @@ struct OpdHttpCall
 	CURL	   *easy;
 	struct curl_slist *headers;
 	bool		added;			/* to the multi handle */
+	bool		receiving;		/* counted in http->n_receiving */
 	OpdTimer   *failed;			/* fires when it could not even begin */
 	OpdHttpHeaderCallback on_header;
 	OpdHttpDone done;
@@ -186,6 +192,10 @@ take_body(char *data, size_t size, size_t n, void *arg)
 	}
 	memcpy(call->body + call->body_len, data, len);
 	call->body_len += len;
+	if (!call->receiving)
+		call->http->n_receiving++;
+	call->receiving = true;
+	call->http->received = true;
 	return len;
 }
 
@@ -308,6 +318,10 @@ take_easy_out(OpdHttpCall *call)
 {
 	sigset_t	before;
 
+	if (call->receiving)
+		call->http->n_receiving--;
+	call->receiving = false;
+
 	block_signals(&before);
 	if (call->added)
 		curl_multi_remove_handle(call->http->multi, call->easy);
@@ -380,9 +394,20 @@ act(OpdHttp *http, curl_socket_t fd, int mask)
 	int			n_running;
 
 	block_signals(&before);
+	http->received = false;
 	curl_multi_socket_action(http->multi, fd, mask, &n_running);
 	restore_signals(&before);
 	collect(http);
+
+	/* see the file header: what libcurl has taken from the socket is taken from it */
+	while (http->n_receiving > 0 && http->received)
+	{
+		http->received = false;
+		block_signals(&before);
+		curl_multi_perform(http->multi, &n_running);
+		restore_signals(&before);
+		collect(http);
+	}
 }
 
 static void

@@ -25,6 +25,7 @@
 #define PAUSE_MS			200
 #define EXHAUSTED_PAUSE_MS	1000
 #define PAUSE_MAX_MS		10000
+#define SETTLED_MS			1000
 #define REFUSED_PAUSE_MS	10000
 #define REFUSED_PAUSE_MAX_MS 60000
 
@@ -51,7 +52,8 @@ typedef struct Poll
 typedef struct OpdPolls
 {
 	OpdAgent   *agent;
-	bool		found;			/* the probe was answered */
+	bool		found;			/* the probe was answered, and no poll failed since */
+	double		settled_at_ms;	/* after a failure: in contact if none follows until then */
 	double		not_before_ms;	/* pause after a failure */
 	double		pause_ms;		/* the next one, 0: none before */
 	PollKind	last_kind;
@@ -137,6 +139,7 @@ note_good(OpdPolls *polls, const char *server_version)
 						polls->agent->name, polls->agent->conf->temporal_address)));
 	polls->pause_ms = 0;
 	polls->not_before_ms = 0;
+	polls->settled_at_ms = 0;
 	opd_state_note_poll(server_version);
 	if (!polls->agent->stopping)
 		opd_state_set(OPD_WORKER_POLLING);
@@ -172,6 +175,8 @@ note_failure(Poll *poll)
 		default:
 			break;
 	}
+	polls->found = false;
+	polls->settled_at_ms = 0;
 	opd_state_set(state);
 	opd_state_note_error(opd_grpc_status_name(status), poll->reply.message);
 
@@ -205,7 +210,7 @@ take_reply(Poll *poll)
 
 		/* one task that is too large says nothing about the server */
 		if (poll->reply.too_large)
-			opd_state_note_error("TOO_LARGE", "a task of the server is larger than this agent takes");
+			opd_state_note_error(opd_grpc_status_name(poll->reply.status), poll->reply.message);
 		/* nor does a long poll that something between us and it has cut */
 		else if (poll->kind == PROBE || !cut || opd_now_ms() - poll->begun_ms < LONG_POLL_MS)
 			note_failure(poll);
@@ -216,8 +221,15 @@ take_reply(Poll *poll)
 	{
 		const Tp__GetSystemInfoResponse *response = (const Tp__GetSystemInfoResponse *) poll->reply.response;
 
+		/*
+		 * An answer to the probe is not yet one to a poll, which may stay open
+		 * for a minute: after a failure wait if it fails again.
+		 */
 		polls->found = true;
-		note_good(polls, response->server_version);
+		if (polls->pause_ms == 0)
+			note_good(polls, response->server_version);
+		else
+			polls->settled_at_ms = opd_now_ms() + SETTLED_MS;
 	}
 	else if (poll->kind == WORKFLOW_POLL)
 	{
@@ -293,6 +305,11 @@ opd_polls_advance(OpdAgent *agent)
 	while (agent->n_running + agent->n_polls < OPD_WORKER_SLOTS &&
 		   (poll = choose_poll(polls)) != NULL)
 		begin_poll(poll);
+	if (polls->settled_at_ms == 0)
+		return next;
+	if (opd_now_ms() < polls->settled_at_ms)
+		return Min(next, polls->settled_at_ms);
+	note_good(polls, NULL);
 	return next;
 }
 

@@ -45,6 +45,7 @@
 #define DEFAULT_TASK_TIMEOUT_MS 10000
 #define LOST_MS				15000	/* how long a lost run is kept */
 #define KEEP_EVENTS_BYTES	(256 * 1024)	/* of a task's memory */
+#define VOID_MS				1000	/* the same for one whose task the server does not know */
 #define HOLD_FIRST_MS		500
 #define HOLD_MAX_MS			8000
 #define HELD_MAX			150 /* held failures, well below OPD_HTTP_MAX_CONNECTIONS */
@@ -588,10 +589,11 @@ take_beat_reply(Run *run)
 
 	if (run->reply.status != OPD_GRPC_OK || task == NULL || task->task_token.len == 0)
 	{
+		/* void: timed out, and then it comes again at once; or nobody waits any more */
+		run->until_ms = opd_now_ms() + (run->reply.status == OPD_GRPC_NOT_FOUND ? VOID_MS : LOST_MS);
 		leave_call(run);
 		run->task = NULL;
 		run->state = RUN_LOST;
-		run->until_ms = opd_now_ms() + LOST_MS;
 		return;
 	}
 	run->call_context = NULL;
