@@ -167,8 +167,8 @@ find_extension(void *arg)
 	*found = OidIsValid(get_extension_oid("opdata", true));
 }
 
-/* Run in a transaction; what it raises ends the process, its words in the log. */
-static void
+/* Run in a transaction; false when it raised something, which goes to the log. */
+static bool
 in_own_transaction(void (*function) (void *arg), void *arg)
 {
 	ErrorData  *error;
@@ -177,15 +177,16 @@ in_own_transaction(void (*function) (void *arg), void *arg)
 	if (error != NULL)
 		ereport(LOG,
 				(errmsg("opdata worker \"%s\": %s", opd_state_name(), error->message)));
+	return error == NULL;
 }
 
+/* One that cannot be looked for, since somebody has locked the catalog, exists. */
 static bool
 extension_exists(void)
 {
 	bool		found = false;
 
-	in_own_transaction(find_extension, &found);
-	return found;
+	return !in_own_transaction(find_extension, &found) || found;
 }
 
 static void
@@ -360,7 +361,7 @@ work(OpdWorkerConf *conf)
 	double		prune_at_ms = opd_now_ms();
 
 	opd_state_set(OPD_WORKER_CONNECTING);
-	in_own_transaction(bury_jobs, unconstify(char *, agent->name));
+	(void) in_own_transaction(bury_jobs, unconstify(char *, agent->name));
 	pgstat_report_activity(STATE_IDLE, NULL);
 	for (;;)
 	{
@@ -382,7 +383,7 @@ work(OpdWorkerConf *conf)
 		{
 			uint64		n_pruned = 0;
 
-			in_own_transaction(prune_jobs, &n_pruned);
+			(void) in_own_transaction(prune_jobs, &n_pruned);
 			prune_at_ms = opd_now_ms() + (n_pruned > 0 ? LOOK_MS : PRUNE_MS);
 		}
 	}
