@@ -58,8 +58,9 @@ endif
 export PG_CONFIG
 HARNESS = test/harness
 
-# TAP files to run: make check-tap PROVE_TESTS=test/t/010_tls.pl
-PROVE_TESTS ?= $(sort $(wildcard test/t/*.pl))
+# TAP files to run: make check-tap PROVE_TESTS=test/t/030_tls.pl
+# Several run at once; those that take long have high numbers, and go first.
+PROVE_TESTS ?= $(shell ls -r test/t/*.pl)
 
 # Regression tests to run, in this order: make check-regress REGRESS_TESTS=00_install
 REGRESS_TESTS ?= $(sort $(basename $(notdir $(wildcard test/sql/*.sql))))

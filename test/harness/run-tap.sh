@@ -4,7 +4,7 @@
 #
 #   run-tap.sh FILE...            files as seen from the top of the checkout
 #
-# PROVE_JOBS files run at once (default 2): they mostly wait.
+# PROVE_JOBS files run at once (default 3): they mostly wait.
 #
 # The modules are PostgreSQL's own (PostgreSQL::Test::Cluster) and ours on top
 # of them (Opdata::Test).
@@ -17,7 +17,7 @@ as_tester env PG_REGRESS="$pgxs_test/regress/pg_regress" TESTDIR="$scratch" \
 	PG_TEST_PORT_DIR="${TMPDIR:-/tmp}/opdata-test-ports-$tester" \
 	OPD_TEMPORAL="$(test/harness/install-temporal.sh --where temporal)" \
 	OPD_PYTHON="$(test/harness/install-temporal.sh --where python)" \
-	prove -j "${PROVE_JOBS:-2}" -I "$pgxs_test/perl" -I test/perl "$@" || status=$?
+	prove -j "${PROVE_JOBS:-3}" -I "$pgxs_test/perl" -I test/perl "$@" || status=$?
 
 if [ $status -ne 0 ]; then
 	keep_logs tmp_check/log

@@ -393,7 +393,7 @@ sub outages
 		],
 		[
 			'a server without the namespace',
-			sub { $frontend->fault('status', rpc => '*', code => 5, message => 'no namespace'); $frontend->ask('sever') },
+			sub { $frontend->fault('status', rpc => 'Poll*', code => 5, message => 'no namespace'); $frontend->ask('sever') },
 			qr/NOT_FOUND no namespace/,
 			'refused'
 		]);

@@ -1,0 +1,805 @@
+
+# The life of the worker processes: they come and go with extension, database,
+# settings and role, are in nobody's way, and their jobs survive it.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use JSON::PP;
+use List::Util qw(sum0);
+use Opdata::Faults;
+use Opdata::Temporal;
+use Opdata::Test;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+# A worker that is not woken up looks by itself after a minute, a long poll
+# lasts as long, and what waits for a database in use gives up after five
+# seconds.
+my $soon = 20;
+my $at_once = 4;
+
+# Everything that a worker, or the postmaster about one, may say here.
+my @expected = (
+	qr/^\[postmaster\] LOG:  background worker "opdata worker[^"]*" \(PID \d+\) exited with exit code 1$/,
+	qr/^\[opdata worker\] FATAL:  terminating background worker "opdata worker[^"]*" due to administrator command$/,
+	qr/^\[opdata worker\] FATAL:  database "agentdb" does not exist$/,
+	qr/^\[opdata worker\] FATAL:  role "nobody_at_all" does not exist$/,
+	qr/^\[opdata worker\] FATAL:  role "no_login" is not permitted to log in$/,
+	qr/^\[opdata worker\] LOG:  opdata worker "[a-z]+ \d" gets no tasks from Temporal at 127\.0\.0\.1:1: UNAVAILABLE /,
+	qr/^\[opdata worker\] LOG:  opdata worker "[a-z]+ \d": canceling statement due to lock timeout$/,
+	qr/^\[opdata worker\] LOG:  opdata job previewQuery failed: canceling statement due to lock timeout$/,
+	qr/^\[opdata worker\] DETAIL:  SQLSTATE 55P03$/,
+	qr/^\[opdata worker\] LOG:  opdata job previewQuery failed: extension opdata does not exist in this database$/,
+	qr/^\[opdata worker\] DETAIL:  SQLSTATE 55000$/,
+	qr/^\[opdata worker\] LOG:  opdata could not record the failure of a job: (?:canceling statement due to lock timeout|extension opdata does not exist in this database)$/,
+	qr/^\[opdata worker\] HINT:  It goes on trying; opdata_status\(\) tells when it succeeds\.$/,
+);
+
+my $temporal = temporal_server('temporal');
+my $client = $temporal->client;
+
+my $source = source_cluster('source');
+$source->safe_psql('postgres',
+	q{create role reader login password 'reader_pw'});
+
+my $organisation = 'acme';
+my $number = 0;
+
+# Database "postgres" has the extension too: there the status is asked for
+# while the workers' own database comes and goes.
+my $agent = agent_cluster(
+	'agent', conf => <<"EOT");
+log_line_prefix = '[%b] '
+wal_level = replica
+max_wal_senders = 4
+allow_in_place_tablespaces = on
+opdata.database = 'agentdb'
+opdata.org_id = '$organisation'
+opdata.temporal_address = '@{[ $temporal->address ]}'
+opdata.temporal_tls = off
+EOT
+my $node = $agent;
+$agent->safe_psql('postgres', q{
+	create role owner login createdb;
+	create role stranger login createdb;
+	create role no_login;
+});
+
+database_missing();
+extension_comes_and_goes();
+locks();
+pollers();
+no_transaction_while_waiting();
+reload();
+disabled();
+termination_and_cancel();
+other_databases();
+own_database_dropped();
+own_database_renamed();
+own_database_moved_and_copied();
+own_database_in_use();
+strangers();
+promotion();
+shutdowns();
+number_of_workers();
+role();
+is(join("\n", unexpected($agent)), '', 'nothing but what was expected is in the log');
+done_testing();
+
+# ---------------------------------------------------------------- questions
+
+# Pids of the worker processes, be they connected to a database or not.
+sub processes
+{
+	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+	my @pids;
+
+	foreach my $file (glob '/proc/[0-9]*/stat')
+	{
+		my $stat = eval { slurp_file($file) } // next;
+		my ($pid, $parent) = $stat =~ /^(\d+) \(.*\) \S (\d+)/s;
+		next unless $parent == $postmaster;
+		my $title = eval { slurp_file("/proc/$pid/cmdline") } // '';
+		push @pids, $pid if $title =~ /opdata worker/;
+	}
+	return @pids;
+}
+
+sub workers
+{
+	return @{ json($node, 'select opdata_status()')->{workers} };
+}
+
+sub states
+{
+	return join(' ', map { $_->{state} } workers());
+}
+
+# Are all workers in this state?
+sub all_are
+{
+	my ($state) = @_;
+	my @workers = workers();
+
+	return @workers == grep { $_->{state} eq $state } @workers;
+}
+
+sub get
+{
+	my ($state, $name) = @_;
+
+	ok(wait_until(sub { all_are($state) }, $soon), $name)
+	  or diag(states());
+	return;
+}
+
+# Sessions of workers; only those with a database connection are shown.
+sub connected
+{
+	return $node->safe_psql('postgres',
+		q{select count(*) from pg_stat_activity where backend_type = 'opdata worker'});
+}
+
+sub pids { return join(' ', map { $_->{pid} // 'none' } workers()); }
+
+# Run a statement: nothing may be in its way.
+sub runs_at_once
+{
+	my ($name, $sql, %opts) = @_;
+	my $begun = time();
+	my $error = error_of($node, $sql, %opts);
+	my $seconds = time() - $begun;
+
+	is($error && $error->{message}, undef, $name);
+	cmp_ok($seconds, '<', $at_once, 'it waits for nothing');
+	return;
+}
+
+# ---------------------------------------------------------------- workflows
+
+sub preview
+{
+	my ($sql, %more) = @_;
+
+	return (
+		type => 'previewQueryWorkflow',
+		workflow_id => 'preview ' . ++$number,
+		task_queue => "tenant-$organisation",
+		input => {
+			orgId => $organisation,
+			type => 'postgres',
+			credentials => {
+				host => '127.0.0.1',
+				port => $source->port,
+				database => 'postgres',
+				username => 'reader',
+				password => 'reader_pw',
+				sslMode => 'disable'
+			},
+			sql => $sql
+		},
+		%more);
+}
+
+sub has_result
+{
+	my ($ended, $value, $name) = @_;
+
+	is($ended->{result} && $ended->{result}{rows}[0][0], $value, $name)
+	  or diag(JSON::PP->new->canonical->encode($ended));
+	return;
+}
+
+sub works
+{
+	my ($name) = @_;
+
+	has_result($client->execute(preview("select $number + 1", timeout => 60)), $number, $name);
+	return;
+}
+
+# Begin a preview that sleeps at the source; the ticket of its workflow.
+sub begin_slow
+{
+	my ($seconds) = @_;
+	my $ticket = $client->send('execute',
+		preview("select 'slept' from pg_sleep($seconds)"));
+
+	ok(wait_until(sub { sleeping() }), 'a preview sleeps at the source');
+	return $ticket;
+}
+
+# Does a preview sleep at the source?
+sub sleeping
+{
+	return $source->safe_psql('postgres',
+		q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
+}
+
+# ---------------------------------------------------------------- the log
+
+sub log_end { return -s $node->logfile; }
+
+# What was said by or about workers from there on.
+sub worker_lines
+{
+	my ($from, $of) = @_;
+	return grep { /^\[opdata worker\]|background worker "opdata/ }
+	  split(/\n/, slurp_file(($of // $node)->logfile, $from));
+}
+
+sub unexpected
+{
+	my ($of) = @_;
+	my @lines = worker_lines(0, $of);
+
+	push @lines, grep { /terminated by signal|PANIC/ }
+	  split(/\n/, slurp_file($of->logfile));
+	return grep
+	{
+		my $line = $_;
+		!grep { $line =~ $_ } @expected
+	} @lines;
+}
+
+# Watch for a while: what keeps all workers from working is no news for long.
+sub quiet
+{
+	my ($why, $per_worker) = @_;
+	my $from = log_end();
+	my $seconds = 10;
+	my @lines;
+
+	sleep $seconds;
+	@lines = worker_lines($from);
+	cmp_ok(scalar(@lines), '<=', $per_worker * workers(),
+		"$why is told at most $per_worker times a worker in $seconds seconds")
+	  or diag(join("\n", @lines));
+	return;
+}
+
+# ---------------------------------------------------------------- tests
+
+sub database_missing
+{
+	get('no_database', 'workers wait for a database that does not exist');
+	# each try is two lines: why, and the end of the process
+	quiet('a missing database', 4);
+	is(connected(), 0, 'they have no database connection');
+
+	$agent->safe_psql('postgres', 'create database agentdb owner owner');
+	get('no_extension', 'they notice the new database, and that it is empty');
+	is(connected(), 0, 'of which they keep no connection');
+	runs_at_once('it can be dropped', 'drop database agentdb');
+	get('no_database', 'they notice that too');
+	$agent->safe_psql('postgres', 'create database agentdb owner owner');
+	get('no_extension', 'and that it is back');
+	return;
+}
+
+sub extension_comes_and_goes
+{
+	$node->safe_psql('agentdb', 'create extension opdata cascade');
+	get('polling', 'workers begin when the extension comes');
+	works('a workflow is done');
+
+	runs_at_once('DROP EXTENSION is not blocked by long polls',
+		'drop extension opdata', dbname => 'agentdb');
+	get('no_extension', 'workers leave when the extension is dropped');
+	ok(wait_until(sub { connected() == 0 }, $soon), 'without a connection');
+
+	$node->safe_psql('agentdb', 'create extension opdata');
+	get('polling', 'they come back with it');
+	works('a workflow is done after that');
+
+	my $before = pids();
+	$node->safe_psql('agentdb', 'begin; drop extension opdata; rollback');
+	sleep 2;
+	is(states(), 'polling polling polling', 'a drop that is rolled back sends nobody away');
+	is(pids(), $before, 'they are the same processes');
+
+	# with its tables the job's record goes, so that it may fail
+	my $ticket = begin_slow(2);
+	runs_at_once('nor is it blocked by a preview', 'drop extension opdata', dbname => 'agentdb');
+	get('no_extension', 'which workers leave then');
+	$node->safe_psql('agentdb', 'create extension opdata');
+	get('polling', 'they come back again');
+	like($client->receive($ticket)->{error}{type} // 'ok',
+		qr/^(?:ok|internal)$/, 'the preview has come to an end');
+
+	# which is one more way in which the extension may go
+	$node->safe_psql('agentdb', 'drop extension pgcrypto cascade');
+	get('no_extension', 'they leave when the extension is dropped with another');
+	$node->safe_psql('agentdb', 'create extension opdata cascade');
+	get('polling', 'and come back');
+	works('a workflow is done after that');
+
+	# the other database's extension is not theirs
+	$before = pids();
+	$node->safe_psql('agentdb', q{create database second});
+	$node->safe_psql('second', 'create extension opdata cascade');
+	$node->safe_psql('second', 'drop extension opdata');
+	works('a workflow is done beside an extension that comes and goes elsewhere');
+	is(pids(), $before, 'by the same processes');
+	is( $node->safe_psql(
+			'postgres', q{
+			select string_agg(distinct datname, ' ') from pg_stat_activity where backend_type = 'opdata worker'}
+		),
+		'agentdb',
+		'of two databases with the extension they are in the one of the setting');
+
+	return;
+}
+
+# A lock that somebody holds is a delay for those who need it, no more: a
+# worker that waits for it does nothing else.
+sub locks
+{
+	foreach my $table ('pg_catalog.pg_extension', 'opdata.job')
+	{
+		my $session = session($node, 'agentdb');
+		my ($before, $waits, $longest) = (pids(), 0, 0);
+		my $until = time() + 9;
+
+		is($session->run("begin; lock table $table in access exclusive mode")->{error}, undef, "$table is locked");
+		my $ticket = $client->send('execute', preview('select 1'));
+		while (time() < $until)
+		{
+			my $seconds = $node->safe_psql('postgres', q{
+				select max(extract(epoch from clock_timestamp() - waitstart))
+				from pg_locks join pg_stat_activity using (pid)
+				where backend_type = 'opdata worker' and not granted});
+
+			$waits++ if $seconds ne '';
+			$longest = $seconds if $seconds ne '' && $seconds > $longest;
+			sleep 0.2;
+		}
+		cmp_ok($waits, '>', 0, 'workers come to want it');
+		cmp_ok($longest, '<', 6, 'but not for long');
+		$session->run('rollback');
+		$session->quit;
+		like($client->receive($ticket)->{error}{type} // 'ok',
+			qr/^(?:ok|internal)$/, 'a preview of that time ends');
+		get('polling', 'they work on after it');
+		works('a workflow is done then');
+		is(pids(), $before, 'by the same processes');
+	}
+	return;
+}
+
+sub pollers
+{
+	my @workers = workers();
+	my $pollers = $client->pollers(task_queue => "tenant-$organisation");
+	my $bulk = $client->pollers(task_queue => "tenant-$organisation-bulk");
+	my %of = map { $_->{pid} => $_->{name} } @workers;
+	my $names = sub {
+		return join(' ',
+			sort grep { defined }
+			  map { /^(\d+)@/ ? $of{$1} : undef } map { $_->{identity} } @{ $_[0] });
+	};
+
+	is( join(' ', map { $_->{name} } @workers),
+		'interactive 1 interactive 2 bulk 1',
+		'two workers for short jobs, one for long ones');
+	is($names->($pollers->{workflow}), 'interactive 1 interactive 2', 'the first poll for workflow tasks');
+	is($names->($pollers->{activity}), 'interactive 1 interactive 2', 'and for activity tasks');
+	is($names->($bulk->{activity}), 'bulk 1', 'the last one for long activities');
+	is($names->($bulk->{workflow}), '', 'and for nothing else');
+
+	cmp_ok(sum0(map { $_->{polls} } grep { $_->{kind} eq 'interactive' } @workers),
+		'>=', 10, 'five polls at least for each of two queues');
+	cmp_ok(sum0(map { $_->{polls} } grep { $_->{kind} eq 'bulk' } @workers),
+		'>=', 5, 'and for the third');
+	cmp_ok(sockets_to($temporal->port, 'connected'), '>=', 15, 'each on a connection of its own');
+	return;
+}
+
+# Neither a long poll nor a query at the source is waited for in a transaction.
+sub no_transaction_while_waiting
+{
+	my $ticket;
+
+	foreach my $waiting ('a long poll', 'a slow preview')
+	{
+		my (%open, @held);
+
+		$ticket = begin_slow(6) if $waiting eq 'a slow preview';
+		foreach (1 .. 40)
+		{
+			# those that are in a transaction whenever one looks hold it
+			my %now = map { $_ => ($open{$_} // 0) + 1 } split(
+				/\n/,
+				$node->safe_psql(
+					'postgres', q{
+				select pid from pg_stat_activity
+				where backend_type = 'opdata worker' and (xact_start is not null or backend_xmin is not null)}
+				));
+			push @held, grep { $now{$_} >= 4 } keys %now;
+			%open = %now;
+			sleep 0.05;
+		}
+		is_deeply(\@held, [], "no transaction is open during $waiting");
+	}
+	is(sleeping(), 1, 'the preview still sleeps');
+	has_result($client->receive($ticket), 'slept', 'and ends well');
+	return;
+}
+
+sub set
+{
+	my (%settings) = @_;
+
+	$node->append_conf('postgresql.conf',
+		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
+	$node->reload;
+	return;
+}
+
+sub reload
+{
+	my $before = pids();
+	my $from = log_end();
+	my $ticket = begin_slow(4);
+
+	set('opdata.job_retention' => '29d');
+	ok(wait_until(sub { slurp_file($node->logfile, $from) =~ /parameter "opdata.job_retention" changed/ }),
+		'a reload in the middle of a preview');
+	has_result($client->receive($ticket), 'slept', 'does not disturb it');
+	works('a reload does not disturb a long poll');
+	is(pids(), $before, 'workers that nothing is new for are the same');
+
+	# The queue that a preview came from is left while it runs.
+	$ticket = begin_slow(3);
+	$organisation = 'other';
+	set('opdata.org_id' => $organisation);
+	has_result($client->receive($ticket), 'slept', 'a preview outlives a change of settings');
+	works('a new organisation takes effect on reload');
+	get('polling', 'in all workers');
+	$organisation = 'acme';
+	set('opdata.org_id' => $organisation);
+	works('so does the old one');
+	get('polling', 'in all workers');
+
+	set('opdata.temporal_address' => '127.0.0.1:1');
+	get('unreachable', 'a new address takes effect on reload');
+	is($_->{lastError}{code}, 'UNAVAILABLE', "$_->{name} says why") foreach workers();
+	set('opdata.temporal_address' => $temporal->address);
+	get('polling', 'so does the old one');
+	works('a workflow is done after that');
+
+	foreach my $needed ('opdata.org_id', 'opdata.temporal_address')
+	{
+		my $value = $node->safe_psql('postgres', "show $needed");
+		set($needed => '');
+		get('not_configured', "without $needed workers are idle");
+		is(connected(), 0, 'and have no database connection');
+		set($needed => $value);
+		get('polling', 'until it is set');
+	}
+	return;
+}
+
+sub disabled
+{
+	my $ticket = begin_slow(2);
+
+	set('opdata.enabled' => 'off');
+	has_result($client->receive($ticket), 'slept', 'a preview is finished before the workers leave');
+	get('disabled', 'opdata.enabled = off takes effect on reload');
+	is(connected(), 0, 'they have no database connection');
+	runs_at_once('the database can be renamed', 'alter database agentdb rename to renamed');
+	runs_at_once('and back', 'alter database renamed rename to agentdb');
+	set('opdata.enabled' => 'on');
+	get('polling', 'opdata.enabled = on takes effect too');
+	works('a workflow is done after that');
+	return;
+}
+
+# End a worker as an administrator may.
+sub terminate
+{
+	my ($worker, $while) = @_;
+	my $begun = time();
+
+	is($node->safe_psql('postgres', "select pg_terminate_backend($worker->{pid}, 5000)"),
+		't', "$worker->{name} can be terminated during $while");
+	cmp_ok(time() - $begun, '<', $at_once, 'at once');
+	ok( wait_until(
+			sub {
+				my ($now) = grep { $_->{name} eq $worker->{name} } workers();
+				return $now->{state} eq 'polling' && $now->{pid} != $worker->{pid};
+			},
+			$soon),
+		'and comes back');
+	return;
+}
+
+sub termination_and_cancel
+{
+	my $before = pids();
+	my $from = log_end();
+	my $ticket = begin_slow(3);
+
+	is($node->safe_psql('postgres', "select pg_cancel_backend($_->{pid})"), 't', "$_->{name} is sent a cancel")
+	  foreach workers();
+	has_result($client->receive($ticket), 'slept', 'the preview goes on');
+	works('so do the polls');
+	is(pids(), $before, 'in the same processes');
+	is_deeply([ worker_lines($from) ], [], 'and there is nothing to say about it');
+
+	terminate($_, 'a long poll') foreach workers();
+	works('a workflow is done after that');
+
+	# what is not given back is given out again after 10 seconds
+	$ticket = begin_slow(2);
+	my ($busy) = grep { $_->{running} > 0 } workers();
+	terminate($busy, 'a preview');
+	my $ended = $client->receive($ticket);
+	has_result($ended, 'slept', 'which is done by another one');
+	cmp_ok($ended->{seconds}, '<', 9, 'right away');
+	ok(wait_until(sub { !sleeping() }), 'nothing is left at the source');
+	return;
+}
+
+sub other_databases
+{
+	foreach my $statement ('create database third', 'drop database third', 'drop database second')
+	{
+		my $before = pids();
+
+		runs_at_once("$statement is not blocked by long polls", $statement);
+		is(pids(), $before, 'and sends nobody away');
+	}
+
+	# the process signal barrier of a drop must be taken during a preview too
+	$node->safe_psql('postgres', 'create database fourth');
+	my $ticket = begin_slow(8);
+	runs_at_once('a database is dropped during a preview', 'drop database fourth');
+	is(sleeping(), 1, 'which still sleeps');
+	has_result($client->receive($ticket), 'slept', 'and ends well');
+	is($node->safe_psql('postgres', 'select count(*) from pg_database where datconnlimit = -2'),
+		0, 'no database is left invalid');
+	return;
+}
+
+# Make the database anew, with what the workers need.
+sub create_anew
+{
+	$node->safe_psql('postgres', 'create database agentdb owner owner');
+	$node->safe_psql('agentdb', 'create extension opdata cascade');
+	get('polling', 'the workers come back with the database');
+	works('a workflow is done after that');
+	return;
+}
+
+sub own_database_dropped
+{
+	foreach my $user ('owner', 'superuser')
+	{
+		runs_at_once(
+			"a $user drops the database of the workers during long polls",
+			'drop database agentdb',
+			$user eq 'owner' ? (extra_params => [ '-U', 'owner' ]) : ());
+		get('no_database', 'the workers wait without it');
+		quiet('a dropped database', 4) if $user eq 'owner';
+		create_anew();
+	}
+
+	# in the middle of a job there is less time
+	my $ticket = begin_slow(9);
+	runs_at_once('the database is dropped during a preview', 'drop database agentdb');
+	create_anew();
+	has_result($client->receive($ticket), 'slept', 'which is done after the database is back');
+
+	runs_at_once('WITH (FORCE) drops it too', 'drop database agentdb with (force)');
+	create_anew();
+	return;
+}
+
+sub own_database_renamed
+{
+	runs_at_once('the database is renamed during long polls', 'alter database agentdb rename to away');
+	get('no_database', 'the workers wait for the name');
+	is(connected(), 0, 'without a connection');
+	runs_at_once('it is renamed back', 'alter database away rename to agentdb');
+	get('polling', 'the workers come back');
+	works('a workflow is done after that');
+
+	# another database may come to have the name
+	$node->safe_psql('postgres', 'create database heir template agentdb');
+	$node->safe_psql('postgres', 'alter database agentdb rename to away');
+	get('no_database', 'the workers wait for the name again');
+	$node->safe_psql('postgres', 'alter database heir rename to agentdb');
+	get('polling', 'and take the one that gets it');
+	$node->safe_psql('postgres', 'drop database away');
+	return;
+}
+
+sub own_database_moved_and_copied
+{
+	$node->safe_psql('postgres', q{create tablespace elsewhere location ''});
+	runs_at_once('the database is moved during long polls', 'alter database agentdb set tablespace elsewhere');
+	get('polling', 'the workers come back');
+	works('a workflow is done after that');
+	runs_at_once('it is moved back', 'alter database agentdb set tablespace pg_default');
+	get('polling', 'the workers come back again');
+
+	foreach my $strategy ('wal_log', 'file_copy')
+	{
+		runs_at_once("the database is copied during long polls ($strategy)",
+			"create database copy template agentdb strategy $strategy");
+		get('polling', 'the workers come back');
+		runs_at_once('the copy is in nobody\'s hands', 'drop database copy');
+	}
+	works('a workflow is done after that');
+	return;
+}
+
+# A command that fails, or is given up, leaves everything as it was.
+sub own_database_in_use
+{
+	my $somebody = session($node, 'agentdb');
+
+	is(error_of($node, 'drop database agentdb')->{sqlstate},
+		'55006', 'a database that somebody uses cannot be dropped');
+	get('polling', 'the workers come back');
+	works('a workflow is done after that');
+
+	my $drop = session($node)->start('drop database agentdb');
+	ok(wait_until(sub { connected() == 0 }, $soon), 'the workers leave for another try');
+	$node->safe_psql('postgres', 'select pg_cancel_backend(' . $drop->pid . ')');
+	is($drop->finish->{error}{sqlstate}, '57014', 'which is cancelled');
+	get('polling', 'the workers come back');
+
+	$drop->start('drop database agentdb');
+	ok(wait_until(sub { connected() == 0 }, $soon), 'the workers leave for a third try');
+	$node->safe_psql('postgres', 'select pg_terminate_backend(' . $drop->pid . ')');
+	get('polling', 'and come back when its session is gone');
+	$somebody->quit;
+	works('a workflow is done after that');
+
+	is(error_of($node, 'begin; drop database agentdb')->{sqlstate},
+		'25001', 'a database cannot be dropped in a transaction');
+	get('polling', 'the workers are back from that too');
+	return;
+}
+
+sub strangers
+{
+	my $before = pids();
+
+	foreach my $statement (
+		'drop database agentdb',
+		'alter database agentdb rename to mine',
+		'alter database agentdb set tablespace elsewhere',
+		'create database mine template agentdb')
+	{
+		is( error_of($node, $statement, extra_params => [ '-U', 'stranger' ])->{sqlstate},
+			'42501',
+			"without the right to it, nobody disturbs workers by: $statement");
+	}
+	works('a workflow is done after that');
+	is(pids(), $before, 'by the same processes');
+	return;
+}
+
+# Workers run on the primary only; a standby that becomes it starts them.
+sub promotion
+{
+	my $standby = PostgreSQL::Test::Cluster->new('standby');
+
+	$agent->backup('backup');
+	$standby->init_from_backup($agent, 'backup', has_streaming => 1);
+	$standby->start;
+	$agent->wait_for_catchup($standby, 'replay', $agent->lsn('insert'));
+
+	$node = $standby;
+	is_deeply([ processes() ], [], 'a standby has no worker processes');
+	is(states(), 'stopped stopped stopped', 'and its status says so');
+	is(pids(), 'none none none', 'without pids');
+	works('workflows are done on the primary');
+
+	$agent->stop;
+	is_deeply([ processes() ], [], 'the end of the primary changes nothing');
+	$standby->promote;
+	get('polling', 'workers start at the promotion');
+	is(scalar(() = processes()), 3, 'as many as there shall be');
+	works('workflows are done on the new primary');
+	$standby->stop;
+	is(join("\n", unexpected($standby)), '', 'nothing but what was expected is in the log of the standby');
+
+	$node = $agent;
+	$agent->start;
+	get('polling', 'the old primary is back');
+	return;
+}
+
+sub stop_quickly
+{
+	my ($mode, $while) = @_;
+	my $begun = time();
+
+	$node->stop($mode);
+	cmp_ok(time() - $begun, '<', $at_once, "shutdown $mode is quick during $while");
+	return;
+}
+
+sub shutdowns
+{
+	foreach my $mode ('smart', 'fast', 'immediate')
+	{
+		get('polling', 'all workers poll');
+		stop_quickly($mode, 'long polls');
+		$node->start;
+		get('polling', 'they are back after it');
+
+		my $ticket = begin_slow(8);
+		stop_quickly($mode, 'a preview');
+		$node->start;
+		has_result($client->receive($ticket), 'slept', 'which is done after the start');
+	}
+
+	# nobody but themselves can end them then
+	get('polling', 'all workers poll');
+	my $ticket = begin_slow(5);
+	my @pids = processes();
+	is(scalar(@pids), 3, 'one in a preview, two in long polls');
+	$node->kill9;
+	ok(wait_until(sub { !kill 0, @pids }, $soon), 'workers end with the postmaster');
+	$node->start;
+	has_result($client->receive($ticket), 'slept', 'the preview is done after the start');
+	return;
+}
+
+sub number_of_workers
+{
+	foreach my $numbers ([ 0, 0 ], [ 0, 1 ], [ 1, 0 ])
+	{
+		my ($interactive, $bulk) = @$numbers;
+		my $n = $interactive + $bulk;
+
+		$node->append_conf('postgresql.conf',
+			"opdata.interactive_workers = $interactive\nopdata.bulk_workers = $bulk\n");
+		$node->restart;
+		get('polling', "$interactive workers for short jobs, $bulk for long ones");
+		is( join(' ', map { $_->{name} } workers()),
+			join(' ', $interactive ? 'interactive 1' : (), $bulk ? 'bulk 1' : ()),
+			'are what the status shows');
+		is(scalar(() = processes()), $n, 'and what there is');
+		ok( wait_until(
+				sub {
+					sum0(map { $_->{polls} } workers()) >= 10 * $interactive + 5 * $bulk;
+				},
+				$soon),
+			'with five polls at least for each queue');
+	}
+	works('a single worker does a workflow');
+	$node->append_conf('postgresql.conf', "opdata.interactive_workers = 2\nopdata.bulk_workers = 1\n");
+	return;
+}
+
+# A role that cannot be had is waited for, as a database is.
+sub role
+{
+	foreach my $role ('nobody_at_all', 'no_login')
+	{
+		$node->append_conf('postgresql.conf', "opdata.worker_role = '$role'\n");
+		$node->restart;
+		get('no_database', "workers cannot work as role $role");
+		quiet('that', 6);
+	}
+	$node->safe_psql('postgres', 'alter role no_login login');
+	get('polling', 'they begin when the role may log in');
+	works('a workflow is done after that');
+	is( $node->safe_psql('postgres',
+			q{select string_agg(distinct usename, ' ') from pg_stat_activity where backend_type = 'opdata worker'}),
+		'no_login',
+		'as that role');
+	return;
+}
