@@ -11,13 +11,16 @@
  * thread (its resolver), which inherits the mask: a signal for PostgreSQL must
  * never be handled in a foreign thread.
  *
- * Four faults of libcurl 7.88 are met here:
+ * Five faults of libcurl 7.88 are met here:
  *
  *	- The second request on a plaintext HTTP/2 connection fails, so that without
  *	  TLS each request has a connection of its own.
  *	- Removing a transfer does not reset its stream at the server, which would
  *	  go on to hand work to a poll that nobody reads. The connection is closed
  *	  instead (CURLOPT_FORBID_REUSE just before the removal).
+ *	- An answer that takes several reads is lost now and then when the server
+ *	  says GOAWAY before it is whole. Servers do so to connections of a certain
+ *	  age, so that none is used again that is nearly that old.
  *	- It may keep a part of a long HTTP/2 body to itself, and ask for nothing
  *	  until the socket has more, which may be never. As long as a body comes in,
  *	  all transfers are asked to go on.
@@ -525,6 +528,9 @@ set_options(OpdHttpCall *call, const OpdHttpRequest *request)
 		SET(CURLOPT_FRESH_CONNECT, 1L);
 		SET(CURLOPT_FORBID_REUSE, 1L);
 	}
+#if LIBCURL_VERSION_NUM >= 0x075000
+	SET(CURLOPT_MAXLIFETIME_CONN, (long) OPD_HTTP_REUSE_S);
+#endif
 #undef SET
 	return ok;
 }

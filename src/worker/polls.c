@@ -29,7 +29,10 @@
 #define REFUSED_PAUSE_MS	10000
 #define REFUSED_PAUSE_MAX_MS 60000
 
-/* A proxy that cuts a poll after this long has done nothing wrong. */
+/*
+ * A proxy that cuts a poll after this long has done nothing wrong, and a server
+ * need not have answered one by its deadline.
+ */
 #define LONG_POLL_MS		20000
 
 typedef enum PollKind
@@ -206,13 +209,16 @@ take_reply(Poll *poll)
 	if (poll->reply.status != OPD_GRPC_OK)
 	{
 		bool		cut = poll->reply.status == OPD_GRPC_UNAVAILABLE ||
-			poll->reply.status == OPD_GRPC_CANCELLED;
+			poll->reply.status == OPD_GRPC_CANCELLED ||
+			poll->reply.status == OPD_GRPC_DEADLINE_EXCEEDED;
 
 		/* one task that is too large says nothing about the server */
 		if (poll->reply.too_large)
 			opd_state_note_error(opd_grpc_status_name(poll->reply.status), poll->reply.message);
-		/* nor does a long poll that something between us and it has cut */
-		else if (poll->kind == PROBE || !cut || opd_now_ms() - poll->begun_ms < LONG_POLL_MS)
+		/* nor does a long poll that something between us and it has cut; but look */
+		else if (poll->kind != PROBE && cut && opd_now_ms() - poll->begun_ms >= LONG_POLL_MS)
+			polls->found = false;
+		else
 			note_failure(poll);
 		end_poll(poll, false);
 		return;

@@ -49,6 +49,7 @@
 #define ABSENT_LOOK_MS		300000	/* try a database that was not there again */
 #define DRAIN_MS			5000	/* running jobs may end, when there is time */
 #define GOODBYE_MS			200		/* for the server's answer to our goodbye */
+#define HANG_UP_MS			100		/* for the server to see that our polls are closed */
 #define GIVE_BACK_MS		500		/* to tell the server what is given back */
 #define PRUNE_MS			600000
 #define CONNECT_PAUSE_MAX_MS 60000
@@ -325,6 +326,7 @@ leave(OpdAgent *agent, MemoryContext scratch)
 {
 	static bool known;
 	double		until_ms = opd_now_ms() + GOODBYE_MS;
+	double		hung_up_ms;
 
 	agent->stopping = true;
 	opd_state_set(OPD_WORKER_STOPPING);
@@ -334,10 +336,15 @@ leave(OpdAgent *agent, MemoryContext scratch)
 		go_on(agent, scratch, until_ms);
 	opd_polls_stop(agent);
 
+	hung_up_ms = opd_now_ms() + HANG_UP_MS;
 	until_ms = opd_now_ms() + DRAIN_MS;
 	while (agent->n_running > 0 && opd_now_ms() < until_ms && !ShutdownRequestPending &&
 		   opd_state_paused_until() < GetCurrentTimestamp())
 		go_on(agent, scratch, until_ms);
+
+	/* what is given back is given out at once, and must not meet a poll of ours */
+	while (agent->n_running > 0 && opd_now_ms() < hung_up_ms)
+		go_on(agent, scratch, hung_up_ms);
 
 	until_ms = opd_now_ms() + GIVE_BACK_MS;
 	while (opd_now_ms() < until_ms)
