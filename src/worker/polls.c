@@ -286,7 +286,7 @@ opd_polls_advance(OpdAgent *agent)
 {
 	OpdPolls   *polls = agent->polls;
 	Poll	   *poll;
-	double		next = INFINITY;
+	bool		replied = false;
 
 	if (polls == NULL)
 		return INFINITY;
@@ -295,28 +295,31 @@ opd_polls_advance(OpdAgent *agent)
 		if (!polls->polls[i].replied)
 			continue;
 		take_reply(&polls->polls[i]);
-		next = 0;				/* a task that was taken is to go on at once */
+		replied = true;
 	}
+	/* a task that came is to begin before the poll that takes its place */
+	if (replied)
+		return 0;
 	if (agent->stopping)
-		return next;
+		return INFINITY;
 	if (opd_now_ms() < polls->not_before_ms)
-		return Min(next, polls->not_before_ms);
+		return polls->not_before_ms;
 
 	if (!polls->found)
 	{
 		if (polls->polls[0].context == NULL)
 			begin_poll(&polls->polls[0]);
-		return next;
+		return INFINITY;
 	}
 	while (agent->n_running + agent->n_polls < OPD_WORKER_SLOTS &&
 		   (poll = choose_poll(polls)) != NULL)
 		begin_poll(poll);
 	if (polls->settled_at_ms == 0)
-		return next;
+		return INFINITY;
 	if (opd_now_ms() < polls->settled_at_ms)
-		return Min(next, polls->settled_at_ms);
+		return polls->settled_at_ms;
 	note_good(polls, NULL);
-	return next;
+	return INFINITY;
 }
 
 void
