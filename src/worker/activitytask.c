@@ -303,7 +303,7 @@ begin(Activity *activity)
 	const Tp__PollActivityTaskQueueResponse *task = activity->task;
 	const char *type = task->activity_type ? task->activity_type->name : "";
 
-	if (task->workflow_execution == NULL || !opd_task_is_known(type))
+	if (task->activity_type == NULL || task->workflow_execution == NULL || !opd_task_is_known(type))
 		answer_failed(activity,
 					  opd_failure_new("NotFoundError",
 									  psprintf("this agent (opdata %s) does not know activity type \"%s\"",
