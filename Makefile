@@ -78,7 +78,7 @@ help:
 	@echo "lint                layers, symbols, rules, pgspot, gcc and clang analysers"
 	@echo "valgrind            the SQL tests with the server under valgrind"
 	@echo "deps                Debian 12 packages that build and tests need; check-tap and"
-	@echo "                    demo build a Temporal development server besides, once"
+	@echo "                    demo build Temporal servers and fetch modules besides, once"
 
 deps:
 	$(HARNESS)/install-deps.sh build test
@@ -99,6 +99,7 @@ check-regress: installed
 check-tap: installed
 	$(MAKE) -C test/modules/engine
 	$(HARNESS)/install-temporal.sh
+	$(HARNESS)/install-servers.sh
 	$(HARNESS)/run-tap.sh $(PROVE_TESTS)
 
 check-readme: installed

@@ -15,9 +15,10 @@ packages_of()
 	case $1 in
 		build) echo gcc libc6-dev make libpq-dev libssl-dev libcurl4-openssl-dev \
 			libprotobuf-c-dev protobuf-c-compiler postgresql-server-dev-15 ;;
-		# what lies beyond apt, install-temporal.sh fetches with the last two
+		# what lies beyond apt, install-temporal.sh and install-servers.sh fetch
+		# with the last two
 		test) echo postgresql-15 libipc-run-perl openssl pgbouncer protobuf-compiler \
-			python3-venv ca-certificates ;;
+			tinyproxy-bin faketime python3-venv ca-certificates ;;
 		lint) echo binutils clang-14 clang-tidy-14 python3-venv ;;
 		valgrind) echo valgrind ;;
 		*) echo "$0: unknown group \"$1\"" >&2; exit 2 ;;

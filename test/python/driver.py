@@ -1,6 +1,9 @@
 """Drive a Temporal server for the Perl tests, as Opdata::Temporal asks for it.
 
-    driver.py ADDRESS NAMESPACE
+    driver.py ADDRESS NAMESPACE [SIGN-IN]
+
+SIGN-IN is a JSON object: "ca", "cert", "key" (files) and "server_name" for TLS,
+"authorization" for the header of that name. Without "ca" there is no TLS.
 
 One line of JSON on standard input is one request, one on standard output one
 answer. Requests run side by side, answers come as they are ready:
@@ -27,17 +30,23 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.history.v1 import History
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeWorkflowExecutionRequest,
+    ListWorkflowExecutionsRequest,
+    RegisterNamespaceRequest,
+)
 from temporalio.client import (
     Client,
     Schedule,
@@ -52,7 +61,7 @@ from temporalio.client import (
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, ServerError
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 # What histories show of it.
 IDENTITY = "opdata-test-driver"
@@ -198,14 +207,26 @@ class Operations:
     # An operation of these never fails: how the call ended is its value.
     outcomes = ("result", "execute", "query", "update")
 
-    def __init__(self, address: str, namespace: str) -> None:
+    def __init__(self, address: str, namespace: str, sign_in: dict[str, str]) -> None:
         self.address = address
         self.namespace = namespace
+        self.tls = tls_of(**{name: sign_in[name] for name in sign_in if name != "authorization"})
+        self.metadata = metadata_of(sign_in.get("authorization"))
         self.workers: dict[str, Any] = {}
+
+    async def new_client(self, lazy: bool) -> Client:
+        return await Client.connect(
+            self.address,
+            namespace=self.namespace,
+            tls=self.tls,
+            rpc_metadata=self.metadata,
+            lazy=lazy,
+            identity=IDENTITY,
+        )
 
     async def connect(self) -> None:
         # lazy: the server may be down
-        self.client = await Client.connect(self.address, namespace=self.namespace, lazy=True, identity=IDENTITY)
+        self.client = await self.new_client(lazy=True)
 
     def handle(self, workflow_id: str, run_id: str | None) -> WorkflowHandle[Any, Any]:
         return self.client.get_workflow_handle(workflow_id, run_id=run_id)
@@ -430,7 +451,7 @@ class Operations:
         if task_queue in self.workers:
             raise ValueError(f"a worker of {task_queue} is running")
         # a worker takes no lazy client
-        client = await Client.connect(self.address, namespace=self.namespace, identity=IDENTITY)
+        client = await self.new_client(lazy=False)
         worker = peer_worker.make(client, task_queue, only)
         await worker.__aenter__()
         self.workers[task_queue] = worker
@@ -438,9 +459,63 @@ class Operations:
     async def stop_worker(self, deadline: float, task_queue: str) -> None:
         await self.workers.pop(task_queue).__aexit__(None, None, None)
 
+    async def sign_in(self, deadline: float, authorization: str | None = None) -> None:
+        self.metadata = metadata_of(authorization)
+        self.client.rpc_metadata = self.metadata
+
+    async def healthy(self, deadline: float) -> bool:
+        return await self.client.service_client.check_health(timeout=seconds(remaining(deadline)))
+
+    # A namespace is there for a while before every service knows it.
+    async def make_namespace(self, deadline: float, name: str) -> None:
+        service = self.client.workflow_service
+        await service.register_namespace(
+            RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=86400)),
+            timeout=seconds(remaining(deadline)),
+        )
+        while True:
+            try:
+                await service.list_workflow_executions(
+                    ListWorkflowExecutionsRequest(namespace=name, page_size=1), timeout=seconds(remaining(deadline))
+                )
+                await service.describe_task_queue(
+                    DescribeTaskQueueRequest(namespace=name, task_queue=TaskQueue(name="none")),
+                    timeout=seconds(remaining(deadline)),
+                )
+                await service.describe_workflow_execution(
+                    DescribeWorkflowExecutionRequest(namespace=name, execution=WorkflowExecution(workflow_id="none")),
+                    timeout=seconds(remaining(deadline)),
+                )
+            except RPCError as error:
+                if error.status == RPCStatusCode.NOT_FOUND and error.message.startswith("workflow not found"):
+                    return
+                if error.status not in (*AWAY, RPCStatusCode.NOT_FOUND):
+                    raise
+            await asyncio.sleep(0.1)
+
     async def stop_workers(self) -> None:
         for task_queue in list(self.workers):
             await self.stop_worker(0, task_queue)
+
+
+def tls_of(
+    ca: str | None = None, cert: str | None = None, key: str | None = None, server_name: str | None = None
+) -> TLSConfig | bool:
+    def contents(path: str | None) -> bytes | None:
+        return Path(path).read_bytes() if path else None
+
+    if not ca:
+        return False
+    return TLSConfig(
+        server_root_ca_cert=contents(ca),
+        client_cert=contents(cert),
+        client_private_key=contents(key),
+        domain=server_name,
+    )
+
+
+def metadata_of(authorization: str | None) -> dict[str, str | bytes]:
+    return {} if authorization is None else {"authorization": authorization}
 
 
 def remaining(deadline: float) -> float:
@@ -517,8 +592,8 @@ def start_writer() -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]
     return send, finish
 
 
-async def main(address: str, namespace: str) -> None:
-    operations = Operations(address, namespace)
+async def main(address: str, namespace: str, sign_in: str = "{}") -> None:
+    operations = Operations(address, namespace, json.loads(sign_in))
     await operations.connect()
     send, finish = start_writer()
     loop = asyncio.get_running_loop()
@@ -541,4 +616,4 @@ async def main(address: str, namespace: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    asyncio.run(main(sys.argv[1], sys.argv[2]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -83,6 +83,20 @@ sub temporal_server
 	return Opdata::Temporal::Server->new($name, %opts);
 }
 
+# Settings without which a server is slow for reasons of its own.
+sub dynamic_config
+{
+	my ($partitions) = @_;
+
+	return (
+		'history.transferProcessorMaxPollRPS' => 2000,
+		'history.timerProcessorMaxPollRPS' => 2000,
+		'history.visibilityProcessorMaxPollRPS' => 2000,
+		'matching.numTaskqueueReadPartitions' => $partitions,
+		'matching.numTaskqueueWritePartitions' => $partitions
+	);
+}
+
 # Path of a program of install-temporal.sh.
 sub program
 {
@@ -181,11 +195,7 @@ sub new
 		owner => $$,
 		log => "$PostgreSQL::Test::Utils::log_path/$name.log",
 		config => {
-			'history.transferProcessorMaxPollRPS' => 2000,
-			'history.timerProcessorMaxPollRPS' => 2000,
-			'history.visibilityProcessorMaxPollRPS' => 2000,
-			'matching.numTaskqueueReadPartitions' => $opts{partitions} // 1,
-			'matching.numTaskqueueWritePartitions' => $opts{partitions} // 1,
+			Opdata::Temporal::dynamic_config($opts{partitions} // 1),
 			%{ $opts{config} // {} }
 		}
 	}, $class;
@@ -252,14 +262,6 @@ sub start
 {
 	my ($self) = @_;
 	my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default;
-	my @command = (
-		Opdata::Temporal::program('OPD_TEMPORAL'),
-		qw(server start-dev --headless --ip 127.0.0.1 --log-level warn),
-		qw(--disable-config-file --disable-config-env),
-		$self->{db} ? ('--db-filename', $self->{db}) : (),
-		map { ('--dynamic-config-value', "$_=$self->{config}{$_}") }
-		  sort keys %{ $self->{config} }
-	);
 
 	die "$self->{name} is running" if $self->{pid};
 	while (1)
@@ -267,8 +269,7 @@ sub start
 		my $said = -s $self->{log} // 0;
 
 		$self->{pid} =
-		  Opdata::Temporal::spawn($self->{log}, undef, undef, @command,
-			map { ("--$_", $self->{$_}) } qw(port http-port metrics-port));
+		  Opdata::Temporal::spawn($self->{log}, undef, undef, $self->command);
 		Opdata::Temporal::remember($self);
 
 		while (1)
@@ -300,6 +301,21 @@ sub start
 		$self->choose_ports unless $self->{address_is_known};
 		sleep 0.2;
 	}
+}
+
+# The program and its arguments, with the ports of now.
+sub command
+{
+	my ($self) = @_;
+
+	return (
+		Opdata::Temporal::program('OPD_TEMPORAL'),
+		qw(server start-dev --headless --ip 127.0.0.1 --log-level warn),
+		qw(--disable-config-file --disable-config-env),
+		$self->{db} ? ('--db-filename', $self->{db}) : (),
+		(map { ('--dynamic-config-value', "$_=$self->{config}{$_}") } sort keys %{ $self->{config} }),
+		map { ("--$_", $self->{$_}) } qw(port http-port metrics-port)
+	);
 }
 
 # It has told its address after byte "said" of its log, so that it is not
@@ -527,6 +543,18 @@ Let it act now; the C<{workflow_id, run_id}> of the workflow that it started.
 A worker on Temporal's Python library for the workflows of
 test/python/peer_worker.py, or those that the list C<only> names.
 
+=item $client->sign_in(authorization)
+
+Send this as the header "authorization" from now on, or none.
+
+=item $client->healthy
+
+Does the server's frontend say that it serves? Nobody is too unknown to ask.
+
+=item $client->make_namespace(name)
+
+Make it, and wait until every service knows it.
+
 =item $client->send(op, ...), $client->receive(ticket)
 
 A call in two: send() begins the method named and returns a ticket, receive()
@@ -549,7 +577,7 @@ my $grace = 30;
 foreach my $op (
 	qw(start result execute execute_many cancel terminate signal query update
 	describe history history_bytes pollers create_schedule trigger_schedule
-	delete_schedule start_worker stop_worker)
+	delete_schedule start_worker stop_worker sign_in healthy make_namespace)
   )
 {
 	no strict 'refs';
@@ -559,9 +587,10 @@ foreach my $op (
 	};
 }
 
+# "sign_in" is described in driver.py.
 sub new
 {
-	my ($class, $address, $namespace, $log) = @_;
+	my ($class, $address, $namespace, $log, $sign_in) = @_;
 	my $self = bless {
 		owner => $$,
 		log => $log,
@@ -579,7 +608,7 @@ sub new
 		$log, $child_in,
 		$child_out, Opdata::Temporal::program('OPD_PYTHON'),
 		'-B', "$FindBin::RealBin/../python/driver.py",
-		$address, $namespace
+		$address, $namespace, $self->{json}->encode($sign_in // {})
 	);
 	Opdata::Temporal::remember($self);
 	return $self;
