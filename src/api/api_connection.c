@@ -29,6 +29,7 @@
 #include "secret/redact.h"
 #include "store/connections.h"
 #include "store/jobs.h"
+#include "store/outbox.h"
 
 PG_FUNCTION_INFO_V1(opdata_store_creds);
 PG_FUNCTION_INFO_V1(opdata_test_stored);
@@ -192,6 +193,8 @@ opdata_store_creds(PG_FUNCTION_ARGS)
 	if (name == NULL)
 		opd_error_throw(opd_error_new(OPD_WORKSPACE_DENIED, "connection id belongs to another workspace"));
 	opd_jobs_write(&record);
+	if (opd_conf_convex_url()[0] != '\0')
+		opd_outbox_tell_connection(change.id);
 
 	opd_json_begin_object(&json);
 	opd_json_add_string(&json, "connectionId", change.id);
@@ -231,6 +234,8 @@ opdata_test_stored(PG_FUNCTION_ARGS)
 	if (opd_sql_may_write())
 		opd_connections_note_test(connection, record.error_code);
 	opd_jobs_write(&record);
+	if (opd_sql_may_write() && opd_conf_convex_url()[0] != '\0')
+		opd_outbox_tell_connection(id);
 	PG_RETURN_JSONB_P(result);
 }
 
@@ -313,6 +318,8 @@ opdata_delete(PG_FUNCTION_ARGS)
 	record.workspace_id = opd_connections_delete(id);
 	if (record.workspace_id != NULL)
 		opd_jobs_write(&record);
+	if (record.workspace_id != NULL && opd_conf_convex_url()[0] != '\0')
+		opd_outbox_tell_deleted(id, record.workspace_id);
 
 	opd_json_begin_object(&json);
 	opd_json_add_bool(&json, "deleted", record.workspace_id != NULL);

@@ -24,11 +24,23 @@
 #include "base/sql.h"
 #include "conf/conf.h"
 #include "secret/masterkey.h"
+#include "store/agents.h"
 #include "store/connections.h"
+#include "store/outbox.h"
+#include "worker/ddl.h"
+#include "worker/health.h"
 #include "worker/state.h"
+#include "worker/tokencell.h"
+
+/* How long before its end a certificate is warned of. */
+#define CERTIFICATE_WARN_DAYS 14
+/* Messages that wait for so long are late. */
+#define CONVEX_LATE_MS	300000
 
 PG_FUNCTION_INFO_V1(opdata_status);
+PG_FUNCTION_INFO_V1(opdata_resume);
 
+extern PGDLLEXPORT Datum opdata_resume(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum opdata_status(PG_FUNCTION_ARGS);
 
 static void
@@ -149,13 +161,99 @@ warn_of_workers(OpdJson *warnings)
 	if (!RecoveryInProgress() && opd_state_count(OPD_WORKER_STOPPED) > 0)
 		warn(warnings, "workers_missing",
 			 "not all worker processes run; if that lasts, see the server's log and max_worker_processes");
+	if (opd_state_count(OPD_WORKER_MISCONFIGURED) > 0)
+		warn(warnings, "misconfigured",
+			 "a file that a setting names cannot be used, so that no jobs come; lastError of the workers says which");
+	if (opd_state_count(OPD_WORKER_NO_TOKEN) > 0)
+		warn(warnings, "no_token",
+			 "the agent has no token, so that no jobs come; token.lastError says why");
 	if (opd_state_count(OPD_WORKER_NO_DATABASE) > 0)
 		warn(warnings, "no_database",
 			 "workers cannot connect to the database that opdata.database names; the server's log says why");
 }
 
+/* Which cluster this is, and if it is the one that the agent was noted for. */
+static Jsonb *
+agent_facts(OpdJson *warnings)
+{
+	OpdAgentFacts facts = opd_agents_look(false);
+	OpdJson		json;
+
+	if (facts.copy)
+		warn(warnings, "copy",
+			 "this database is a copy of one in another cluster, and its agent asks for no jobs; if it is the one that should work, run SELECT opdata_resume();");
+	else if (facts.noted_timeline != 0 && facts.timeline > facts.noted_timeline)
+		warn(warnings, "new_timeline",
+			 "the cluster is on a new timeline, after a failover or a point-in-time restore; if the one before still runs, two agents work: stop one, then run SELECT opdata_resume();");
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "id", facts.copy ? NULL : facts.agent_id);
+	opd_json_add_string(&json, "systemIdentifier", facts.system_identifier);
+	if (facts.timeline != 0)
+		opd_json_add_int(&json, "timeline", facts.timeline);
+	else
+		opd_json_add_string(&json, "timeline", NULL);
+	opd_json_add_bool(&json, "copy", facts.copy);
+	return opd_json_end_object(&json);
+}
+
+/* Where the control plane is and what keeps the way to it safe. */
+static Jsonb *
+temporal_facts(OpdJson *warnings)
+{
+	OpdWorkerConf *conf = opd_conf_worker();
+	TimestampTz ends = conf->temporal_tls ? opd_state_certificate() : 0;
+	TimestampTz now = GetCurrentTimestamp();
+	OpdJson		json;
+
+	if (conf->temporal_address[0] == '\0')
+		return NULL;
+	if (ends != 0 && ends <= now)
+		warn(warnings, "certificate_expired",
+			 "the client certificate for Temporal has ended; put a new one and its key in place of the files");
+	else if (ends != 0 && ends <= TimestampTzPlusMilliseconds(now, INT64CONST(1000) * 86400 * CERTIFICATE_WARN_DAYS))
+		warn(warnings, "certificate_expires",
+			 psprintf("the client certificate for Temporal ends within %d days; put a new one and its key in place of the files",
+					  CERTIFICATE_WARN_DAYS));
+	if (!conf->temporal_tls && conf->temporal_auth != OPD_AUTH_NONE)
+		warn(warnings, "token_in_clear",
+			 "the agent's token or API key goes to Temporal without TLS; set opdata.temporal_tls to on");
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "address", conf->temporal_address);
+	opd_json_add_string(&json, "namespace", conf->temporal_namespace);
+	opd_json_add_bool(&json, "tls", conf->temporal_tls);
+	opd_json_add_string(&json, "auth",
+						conf->temporal_auth == OPD_AUTH_TOKEN ? "token" :
+						conf->temporal_auth == OPD_AUTH_API_KEY ? "api_key" : "none");
+	opd_json_add_time(&json, "certificateExpiresAt", ends);
+	opd_json_add_bool(&json, "proxy", conf->proxy[0] != '\0');
+	return opd_json_end_object(&json);
+}
+
+/* What waits to be told to the control plane's HTTP API. */
+static Jsonb *
+convex_facts(OpdJson *warnings)
+{
+	TimestampTz oldest;
+	int64		n_waiting;
+	OpdJson		json;
+
+	if (opd_conf_convex_url()[0] == '\0')
+		return NULL;
+	n_waiting = opd_outbox_count(&oldest);
+	if (oldest != 0 && TimestampDifferenceExceeds(oldest, GetCurrentTimestamp(), CONVEX_LATE_MS))
+		warn(warnings, "convex_behind",
+			 "messages to the control plane's HTTP API wait to be delivered; jobs go on; convex.lastError says why");
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "url", opd_conf_convex_url());
+	opd_json_add_int(&json, "waiting", n_waiting);
+	opd_json_add_time(&json, "oldestAt", oldest);
+	opd_json_add_value(&json, "lastError", opd_state_delivery_error());
+	return opd_json_end_object(&json);
+}
+
 /*
- * opdata_status() -> {"versions","key","connections","workers","warnings"}
+ * opdata_status() -> {"healthy","reasons","versions","key","connections",
+ * "agent","temporal","token","convex","workers","warnings"}
  *
  * Raises nothing for an agent in a bad state: the warnings tell.
  */
@@ -163,23 +261,57 @@ Datum
 opdata_status(PG_FUNCTION_ARGS)
 {
 	char	   *installed = sql_version();
+	OpdHealth	health = opd_health_now();
+	Jsonb	   *parts[5];
 	OpdJson		warnings;
 	OpdJson		json;
-	Jsonb	   *key;
 
 	opd_json_begin_array(&warnings);
 	if (installed == NULL || strcmp(installed, OPD_VERSION) != 0)
 		warn(&warnings, "version_mismatch",
 			 psprintf("the library is version %s, the extension in this database %s; run ALTER EXTENSION opdata UPDATE;",
 					  OPD_VERSION, installed ? installed : "unknown"));
-	key = key_facts(&warnings);
+	parts[0] = key_facts(&warnings);
 	warn_of_workers(&warnings);
+	parts[1] = agent_facts(&warnings);
+	parts[2] = temporal_facts(&warnings);
+	parts[3] = opd_tokencell_facts();
+	parts[4] = convex_facts(&warnings);
 
 	opd_json_begin_object(&json);
+	opd_json_add_bool(&json, "healthy", health == 0);
+	opd_json_add_value(&json, "reasons", opd_health_reasons(health));
 	opd_json_add_value(&json, "versions", versions(installed));
-	opd_json_add_value(&json, "key", key);
+	opd_json_add_value(&json, "key", parts[0]);
 	opd_json_add_int(&json, "connections", opd_connections_count());
+	opd_json_add_value(&json, "agent", parts[1]);
+	opd_json_add_value(&json, "temporal", parts[2]);
+	opd_json_add_value(&json, "token", parts[3]);
+	opd_json_add_value(&json, "convex", parts[4]);
 	opd_json_add_value(&json, "workers", opd_state_workers());
 	opd_json_add_value(&json, "warnings", opd_json_end_array(&warnings));
+	PG_RETURN_JSONB_P(opd_json_end_object(&json));
+}
+
+/*
+ * opdata_resume() -> {"resumed": true}
+ *
+ * Raises 25006 where nothing can be written.
+ */
+Datum
+opdata_resume(PG_FUNCTION_ARGS)
+{
+	OpdJson		json;
+
+	if (!opd_sql_may_write())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("the agent cannot be resumed in a read-only session"),
+				 errdetail_internal("unsupported"),
+				 errhint("Use a session that may write, on the primary server.")));
+	opd_agents_resume();
+	opd_ddl_poke_at_commit();
+	opd_json_begin_object(&json);
+	opd_json_add_bool(&json, "resumed", true);
 	PG_RETURN_JSONB_P(opd_json_end_object(&json));
 }

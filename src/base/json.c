@@ -8,9 +8,12 @@
  */
 #include "base/opdata.h"
 
+#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/json.h"
 #include "utils/numeric.h"
+#include "utils/timestamp.h"
 
 #include "base/json.h"
 
@@ -143,6 +146,13 @@ opd_json_add_ms(OpdJson *json, const char *key, double value_ms)
 	add_key(json, key);
 	set_numeric(&v, numeric_from_text(psprintf("%.3f", value_ms)));
 	pushJsonbValue(&json->state, WJB_VALUE, &v);
+}
+
+void
+opd_json_add_time(OpdJson *json, const char *key, TimestampTz at)
+{
+	opd_json_add_string(json, key, at == 0 ? NULL :
+						JsonEncodeDateTime(NULL, TimestampTzGetDatum(at), TIMESTAMPTZOID, NULL));
 }
 
 void

@@ -12,6 +12,7 @@
 #ifndef OPD_JSON_H
 #define OPD_JSON_H
 
+#include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
 /* One jsonb value being built; lives in the memory context of its beginning. */
@@ -35,6 +36,7 @@ extern void opd_json_add_string(OpdJson *json, const char *key, const char *valu
 extern void opd_json_add_int(OpdJson *json, const char *key, int64 value);
 extern void opd_json_add_bool(OpdJson *json, const char *key, bool value);
 extern void opd_json_add_ms(OpdJson *json, const char *key, double value_ms);	/* 3 decimals */
+extern void opd_json_add_time(OpdJson *json, const char *key, TimestampTz at);	/* 0: null */
 extern void opd_json_add_value(OpdJson *json, const char *key, Jsonb *value);
 
 /* Add an element to the array. */

@@ -66,6 +66,9 @@
 #define OPD_SIGNIN_MAX_BYTES	2000
 #define OPD_SCRAM_MAX_ITERATIONS 1000000
 
+/* files with certificates: a bundle of all public CAs takes 220 kB */
+#define OPD_PEM_FILE_MAX_BYTES	(1024 * 1024)
+
 /* workers */
 #define OPD_WORKERS_MAX			32	/* of each kind */
 #define OPD_WORKER_SLOTS		16	/* promise: jobs at once in an interactive worker */
@@ -75,8 +78,16 @@
 /* HTTP */
 #define OPD_HTTP_MAX_CONNECTIONS 256	/* of one process, idle ones included */
 #define OPD_HTTP_CONNECT_TIMEOUT_MS 10000
+#define OPD_HTTP_KEEPALIVE_S	15	/* silence, before the first and between others; three are sent */
 #define OPD_HTTP_REUSE_S		180 /* age of a connection; Temporal's server ends them at 300, +-10 % */
 #define OPD_HTTP_BODIES_MAX_BYTES (64 * 1024 * 1024)	/* of all answers under way */
+
+/* HTTP API of the control plane, tokens */
+#define OPD_CONTROL_TIMEOUT_MS	10000
+#define OPD_CONTROL_ANSWER_MAX_BYTES (256 * 1024)
+#define OPD_OUTBOX_MAX_CALLS	10000	/* that wait */
+#define OPD_TOKEN_MAX_BYTES		(12 * 1024)	/* servers take 16 kB of headers or so */
+#define OPD_CLAIM_MAX_CHARS		200
 
 /* gRPC: what the server takes in one message, and what we take */
 #define OPD_GRPC_SEND_MAX_BYTES (4 * 1024 * 1024)

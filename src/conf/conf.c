@@ -4,14 +4,16 @@
  *	  Settings: variables, one table, check hooks.
  *
  * All are set in postgresql.conf or on the command line, and take effect on
- * reload or, where they decide which processes there are, at the start; those that name files or decide which hosts may be reached are shown
- * to superusers only.
+ * reload or, where they decide which processes there are, at the start; those
+ * that name files or decide which hosts may be reached are shown to superusers
+ * only.
  *
  * src/conf/conf.c
  *-------------------------------------------------------------------------
  */
 #include "base/opdata.h"
 
+#include <curl/curl.h>
 #include <limits.h>
 #include <stdlib.h>
 
@@ -29,14 +31,19 @@ static char *conf_database;
 static char *conf_worker_role;
 static int	conf_interactive_workers;
 static int	conf_bulk_workers;
-static char *conf_org_id;
-static char *conf_temporal_address;
-static char *conf_temporal_namespace;
 static bool conf_temporal_tls;
+static int	conf_temporal_auth;
 static int	conf_job_retention;
 
-/* Did a check hook refuse a value while the settings were being defined? */
-static bool refused_a_value;
+static const struct config_enum_entry temporal_auth_options[] = {
+	{"none", OPD_AUTH_NONE, false},
+	{"token", OPD_AUTH_TOKEN, false},
+	{"api_key", OPD_AUTH_API_KEY, false},
+	{NULL, 0, false}
+};
+
+/* Settings of which a check hook refused a value; NULL: none. */
+static const char *refused;
 
 static bool
 check_allowed_hosts(char **newval, void **extra, GucSource source)
@@ -45,7 +52,7 @@ check_allowed_hosts(char **newval, void **extra, GucSource source)
 
 	if (bad == NULL)
 		return true;
-	refused_a_value = true;
+	refused = "opdata.allowed_hosts";
 	GUC_check_errdetail("\"%s\" is no host name, \"*.suffix\", address or CIDR block.", bad);
 	GUC_check_errhint("Separate entries by commas, as in: *.db.example, 10.0.0.0/8, fd00::/8");
 	return false;
@@ -107,6 +114,162 @@ check_address(char **newval, void **extra, GucSource source)
 	return false;
 }
 
+/* The host of a URL, in memory of its own; NULL when there is none. */
+static char *
+url_part(const char *url, CURLUPart part)
+{
+	CURLU	   *handle = curl_url();
+	char	   *text = NULL;
+	char	   *copy = NULL;
+
+	if (handle != NULL && curl_url_set(handle, CURLUPART_URL, url, 0) == CURLUE_OK &&
+		curl_url_get(handle, part, &text, 0) == CURLUE_OK)
+		copy = pstrdup(text);
+	curl_free(text);
+	curl_url_cleanup(handle);
+	return copy;
+}
+
+static bool
+is_printable(const char *text)
+{
+	for (; *text != '\0'; text++)
+	{
+		if (*text <= ' ' || *text > '~')
+			return false;
+	}
+	return true;
+}
+
+/* Only to ourselves may a secret be sent in the clear. */
+static bool
+is_loopback(const char *host)
+{
+	return strcmp(host, "localhost") == 0 || strncmp(host, "127.", 4) == 0 || strcmp(host, "[::1]") == 0;
+}
+
+static bool
+check_https_url(char **newval, void **extra, GucSource source)
+{
+	const char *url = *newval;
+	char	   *scheme;
+	char	   *host;
+
+	if (url[0] == '\0')
+		return true;
+	scheme = url_part(url, CURLUPART_SCHEME);
+	host = url_part(url, CURLUPART_HOST);
+	if (!is_printable(url) || strstr(url, "://") == NULL || scheme == NULL || host == NULL ||
+		url_part(url, CURLUPART_USER) != NULL || url_part(url, CURLUPART_FRAGMENT) != NULL)
+	{
+		refused = "opdata.auth_token_url or opdata.convex_url";
+		GUC_check_errdetail("It is no URL, or has a user name or a fragment.");
+		GUC_check_errhint("Write it like https://example.com/path.");
+		return false;
+	}
+	if (strcmp(scheme, "https") == 0 || (strcmp(scheme, "http") == 0 && is_loopback(host)))
+		return true;
+	refused = "opdata.auth_token_url or opdata.convex_url";
+	GUC_check_errdetail("Secrets are sent there, and only https:// keeps them.");
+	GUC_check_errhint("http:// is taken for localhost only.");
+	return false;
+}
+
+/* http://[user@]host:port, with or without the scheme */
+static bool
+check_proxy(char **newval, void **extra, GucSource source)
+{
+	const char *proxy = *newval;
+	char	   *url;
+	char	   *path;
+
+	if (proxy[0] == '\0')
+		return true;
+	url = strstr(proxy, "://") != NULL ? pstrdup(proxy) : psprintf("http://%s", proxy);
+	path = url_part(url, CURLUPART_PATH);
+	if (url_part(url, CURLUPART_PASSWORD) != NULL)
+	{
+		refused = "opdata.proxy";
+		/* PostgreSQL's own message would repeat it */
+		GUC_check_errmsg("a password stands in opdata.proxy");
+		GUC_check_errdetail("A setting is no place for a password.");
+		GUC_check_errhint("Put it into a file and name that in opdata.proxy_password_file.");
+		return false;
+	}
+	if (is_printable(proxy) && strncmp(url, "http://", 7) == 0 &&
+		url_part(url, CURLUPART_HOST) != NULL && url_part(url, CURLUPART_PORT) != NULL &&
+		(path == NULL || strcmp(path, "/") == 0) && url_part(url, CURLUPART_QUERY) == NULL)
+		return true;
+	refused = "opdata.proxy";
+	GUC_check_errdetail("It is no http://host:port.");
+	GUC_check_errhint("Write it like http://proxy.example:3128, or http://user@proxy.example:3128.");
+	return false;
+}
+
+/*
+ * Settings of the workers that are texts: all take effect on reload, and a
+ * worker that runs by other ones starts anew.
+ */
+static const struct
+{
+	const char *name;
+	const char *description;
+	const char *more;
+	const char *boot;
+	int			flags;
+	bool		(*check) (char **newval, void **extra, GucSource source);
+	size_t		offset;			/* in OpdWorkerConf */
+}			texts[] = {
+#define AT(member) offsetof(OpdWorkerConf, member)
+	{"opdata.org_id", "Organisation that this agent serves.",
+		"Its task queues are tenant-{orgId} and tenant-{orgId}-bulk. Empty: the workers are idle.",
+	"", 0, check_name, AT(org_id)},
+	{"opdata.temporal_address", "Frontend of the Temporal cluster, as host:port.",
+	"Empty: the workers do not poll.", "", 0, check_address, AT(temporal_address)},
+	{"opdata.temporal_namespace", "Namespace of the Temporal cluster.",
+	NULL, "default", 0, check_name, AT(temporal_namespace)},
+	{"opdata.temporal_tls_ca", "File with the CA certificates to trust for the Temporal cluster.",
+	"Empty: those of the system.", "", GUC_SUPERUSER_ONLY, NULL, AT(temporal_tls_ca)},
+	{"opdata.temporal_tls_cert", "File with the client certificate for the Temporal cluster.",
+	"Empty: what the environment variable OP_TEMPORAL_TLS_CERT names.", "", GUC_SUPERUSER_ONLY, NULL, AT(temporal_tls_cert)},
+	{"opdata.temporal_tls_key", "File with the key of the client certificate.",
+	"Empty: what the environment variable OP_TEMPORAL_TLS_KEY names.", "", GUC_SUPERUSER_ONLY, NULL, AT(temporal_tls_key)},
+	{"opdata.temporal_tls_server_name", "Name that the certificate of the Temporal cluster must have.",
+	"Empty: the host of opdata.temporal_address.", "", 0, check_name, AT(temporal_tls_server_name)},
+	{"opdata.temporal_api_key_file", "File with the API key for the Temporal cluster.",
+	"Used with opdata.temporal_auth = api_key.", "", GUC_SUPERUSER_ONLY, NULL, AT(temporal_api_key_file)},
+	{"opdata.auth_token_url", "OAuth 2.0 token endpoint.",
+	"Empty: the agent has no token.", "", 0, check_https_url, AT(auth_token_url)},
+	{"opdata.auth_client_id", "Client of the agent at the token endpoint.",
+	NULL, "", 0, NULL, AT(auth_client_id)},
+	{"opdata.auth_client_secret_file", "File with the secret of that client.",
+	NULL, "", GUC_SUPERUSER_ONLY, NULL, AT(auth_client_secret_file)},
+	{"opdata.auth_scope", "Scope to ask the token endpoint for.",
+	NULL, "", 0, NULL, AT(auth_scope)},
+	{"opdata.auth_audience", "Audience to ask the token endpoint for.",
+	NULL, "", 0, NULL, AT(auth_audience)},
+	{"opdata.convex_url", "Convex deployment of the control plane.",
+	"Empty: nothing is told to it.", "", 0, check_https_url, AT(convex_url)},
+	{"opdata.proxy", "HTTP proxy for what goes to the control plane, as http://[user@]host:port.",
+	"Its CONNECT method is used. Empty: straight.", "", 0, check_proxy, AT(proxy)},
+	{"opdata.proxy_password_file", "File with the password for the proxy.",
+	NULL, "", GUC_SUPERUSER_ONLY, NULL, AT(proxy_password_file)},
+#undef AT
+};
+
+static char *conf_texts[lengthof(texts)];
+
+static const char *
+text_of(size_t offset)
+{
+	for (int i = 0; i < (int) lengthof(texts); i++)
+	{
+		if (texts[i].offset == offset)
+			return conf_texts[i];
+	}
+	return "";
+}
+
 static void
 define_worker_settings(void)
 {
@@ -135,25 +298,19 @@ define_worker_settings(void)
 							NULL,
 							&conf_bulk_workers, 1, 0, OPD_WORKERS_MAX,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	DefineCustomStringVariable("opdata.org_id",
-							   "Organisation that this agent serves.",
-							   "Its task queues are tenant-{orgId} and tenant-{orgId}-bulk. Empty: the workers are idle.",
-							   &conf_org_id, "",
-							   PGC_SIGHUP, 0, check_name, NULL, NULL);
-	DefineCustomStringVariable("opdata.temporal_address",
-							   "Frontend of the Temporal cluster, as host:port.",
-							   "Empty: the workers do not poll.",
-							   &conf_temporal_address, "",
-							   PGC_SIGHUP, 0, check_address, NULL, NULL);
-	DefineCustomStringVariable("opdata.temporal_namespace",
-							   "Namespace of the Temporal cluster.",
-							   NULL,
-							   &conf_temporal_namespace, "default",
-							   PGC_SIGHUP, 0, check_name, NULL, NULL);
+	for (int i = 0; i < (int) lengthof(texts); i++)
+		DefineCustomStringVariable(texts[i].name, texts[i].description, texts[i].more,
+								   &conf_texts[i], texts[i].boot,
+								   PGC_SIGHUP, texts[i].flags, texts[i].check, NULL, NULL);
 	DefineCustomBoolVariable("opdata.temporal_tls",
 							 "Uses TLS to the Temporal cluster.",
 							 "Off only for a trusted link or a development server.",
 							 &conf_temporal_tls, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("opdata.temporal_auth",
+							 "How the agent signs in to the Temporal cluster.",
+							 "A client certificate is used in any case when there is one.",
+							 &conf_temporal_auth, OPD_AUTH_NONE, temporal_auth_options,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("opdata.job_retention",
 							"How long finished jobs are kept.",
@@ -174,16 +331,6 @@ opd_conf_define(void)
 							   GUC_SUPERUSER_ONLY,
 							   check_allowed_hosts, NULL, NULL);
 
-	/*
-	 * A value that stood in postgresql.conf before we were loaded is only
-	 * warned about and replaced by the default, which allows everything.
-	 */
-	if (refused_a_value)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("opdata.allowed_hosts is malformed"),
-				 errhint("The warning before this names the entry. Correct it and start the server again.")));
-
 	DefineCustomBoolVariable("opdata.allow_local_sockets",
 							 "Allows a connection's host to be a Unix-socket directory.",
 							 NULL,
@@ -203,6 +350,17 @@ opd_conf_define(void)
 							   check_key_file, NULL, NULL);
 
 	define_worker_settings();
+	/*
+	 * A value that stood in postgresql.conf before we were loaded is only
+	 * warned about and replaced by the default, which would be more than was
+	 * allowed, or a way around a proxy or a token.
+	 */
+	if (refused != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("%s is malformed", refused),
+				 errhint("The warning before this names the entry. Correct it and start the server again.")));
+
 	opd_mark_guc_prefix("opdata");
 }
 
@@ -227,18 +385,30 @@ opd_conf_host_policy(void)
 	return policy;
 }
 
+/* In place of a setting that is empty. */
+static void
+fall_back(char **value, const char *variable)
+{
+	const char *environment = getenv(variable);
+
+	if ((*value)[0] == '\0' && environment != NULL)
+		*value = pstrdup(environment);
+}
+
 OpdWorkerConf *
 opd_conf_worker(void)
 {
-	OpdWorkerConf *conf = palloc(sizeof(OpdWorkerConf));
+	OpdWorkerConf *conf = palloc0(sizeof(OpdWorkerConf));
 
+	for (int i = 0; i < (int) lengthof(texts); i++)
+		*(char **) ((char *) conf + texts[i].offset) = pstrdup(conf_texts[i]);
+	fall_back(&conf->temporal_tls_cert, "OP_TEMPORAL_TLS_CERT");
+	fall_back(&conf->temporal_tls_key, "OP_TEMPORAL_TLS_KEY");
 	conf->enabled = conf_enabled;
 	conf->database = pstrdup(conf_database);
 	conf->role = conf_worker_role[0] != '\0' ? pstrdup(conf_worker_role) : NULL;
-	conf->org_id = pstrdup(conf_org_id);
-	conf->temporal_address = pstrdup(conf_temporal_address);
-	conf->temporal_namespace = pstrdup(conf_temporal_namespace);
 	conf->temporal_tls = conf_temporal_tls;
+	conf->temporal_auth = conf_temporal_auth;
 	return conf;
 }
 
@@ -246,11 +416,15 @@ opd_conf_worker(void)
 bool
 opd_conf_worker_equal(const OpdWorkerConf *a, const OpdWorkerConf *b)
 {
+	for (int i = 0; i < (int) lengthof(texts); i++)
+	{
+		if (strcmp(*(char *const *) ((const char *) a + texts[i].offset),
+				   *(char *const *) ((const char *) b + texts[i].offset)) != 0)
+			return false;
+	}
 	return a->enabled == b->enabled &&
-		strcmp(a->org_id, b->org_id) == 0 &&
-		strcmp(a->temporal_address, b->temporal_address) == 0 &&
-		strcmp(a->temporal_namespace, b->temporal_namespace) == 0 &&
-		a->temporal_tls == b->temporal_tls;
+		a->temporal_tls == b->temporal_tls &&
+		a->temporal_auth == b->temporal_auth;
 }
 
 int
@@ -286,17 +460,23 @@ opd_conf_enabled(void)
 const char *
 opd_conf_org_id(void)
 {
-	return conf_org_id;
+	return text_of(offsetof(OpdWorkerConf, org_id));
 }
 
 const char *
 opd_conf_temporal_address(void)
 {
-	return conf_temporal_address;
+	return text_of(offsetof(OpdWorkerConf, temporal_address));
 }
 
 int
 opd_conf_job_retention_s(void)
 {
 	return conf_job_retention;
+}
+
+const char *
+opd_conf_convex_url(void)
+{
+	return text_of(offsetof(OpdWorkerConf, convex_url));
 }

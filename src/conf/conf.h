@@ -23,9 +23,18 @@ extern char *opd_conf_key_file(void);
 /* Which hosts a connection may reach. Valid until the next reload. */
 extern OpdHostPolicy opd_conf_host_policy(void);
 
+/* opdata.temporal_auth */
+typedef enum OpdTemporalAuth
+{
+	OPD_AUTH_NONE,
+	OPD_AUTH_TOKEN,				/* the agent's OAuth token */
+	OPD_AUTH_API_KEY
+} OpdTemporalAuth;
+
 /*
  * What the background workers run by. The strings are in the current memory
- * context, so that a worker can compare them with what a reload brings.
+ * context, so that a worker can compare them with what a reload brings; "" is
+ * what is not set.
  */
 typedef struct OpdWorkerConf
 {
@@ -36,6 +45,20 @@ typedef struct OpdWorkerConf
 	char	   *temporal_address;	/* "": no polling */
 	char	   *temporal_namespace;
 	bool		temporal_tls;
+	char	   *temporal_tls_ca;	/* files */
+	char	   *temporal_tls_cert;	/* or of the environment */
+	char	   *temporal_tls_key;
+	char	   *temporal_tls_server_name;
+	OpdTemporalAuth temporal_auth;
+	char	   *temporal_api_key_file;
+	char	   *auth_token_url;
+	char	   *auth_client_id;
+	char	   *auth_client_secret_file;
+	char	   *auth_scope;
+	char	   *auth_audience;
+	char	   *convex_url;
+	char	   *proxy;			/* http://[user@]host:port */
+	char	   *proxy_password_file;
 } OpdWorkerConf;
 
 extern OpdWorkerConf *opd_conf_worker(void);
@@ -52,5 +75,8 @@ extern bool opd_conf_enabled(void);
 extern const char *opd_conf_org_id(void);
 extern const char *opd_conf_temporal_address(void);
 extern int	opd_conf_job_retention_s(void);
+
+/* Where the control plane's HTTP API is; "": it is told nothing. */
+extern const char *opd_conf_convex_url(void);
 
 #endif							/* OPD_CONF_H */

@@ -1,17 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * pem.c
- *	  Checks of certificates and keys before libpq sees them.
+ *	  Checks of certificates and keys before libpq or libcurl sees them.
  *
  * src/secret/pem.c
  *-------------------------------------------------------------------------
  */
 #include "base/opdata.h"
 
+#include <time.h>
 #include <unistd.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
+
+#include "utils/timestamp.h"
 
 #include "secret/pem.h"
 
@@ -48,14 +51,15 @@ opd_pem_certificate_problem(const char *pem)
 	return n > 0 ? NULL : "is not a PEM certificate";
 }
 
-const char *
-opd_pem_key_problem(const char *pem, const char *certificate_pem)
+char *
+opd_pem_key_problem(const char *pem, const char *certificate_pem, const char *certificate_name)
 {
 	BIO		   *key_bio = BIO_new_mem_buf(pem, -1);
 	BIO		   *certificate_bio = BIO_new_mem_buf(certificate_pem, -1);
 	EVP_PKEY   *key = NULL;
 	X509	   *certificate = NULL;
 	bool		encrypted = false;
+	bool		foreign = false;
 	const char *problem = NULL;
 
 	if (key_bio != NULL && certificate_bio != NULL)
@@ -68,14 +72,32 @@ opd_pem_key_problem(const char *pem, const char *certificate_pem)
 	else if (key == NULL)
 		problem = "is not a PEM private key";
 	else if (certificate != NULL && X509_check_private_key(certificate, key) != 1)
-		problem = "does not belong to the certificate in sslCert";
+		foreign = true;
 
 	X509_free(certificate);
 	EVP_PKEY_free(key);
 	BIO_free(certificate_bio);
 	BIO_free(key_bio);
 	ERR_clear_error();
-	return problem;
+	if (foreign)
+		return psprintf("does not belong to %s", certificate_name);
+	return problem != NULL ? pstrdup(problem) : NULL;
+}
+
+TimestampTz
+opd_pem_not_after(const char *pem)
+{
+	BIO		   *bio = BIO_new_mem_buf(pem, -1);
+	X509	   *certificate = bio != NULL ? read_certificate(bio) : NULL;
+	TimestampTz not_after = DT_NOEND;
+	struct tm	tm;
+
+	if (certificate != NULL && ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &tm) == 1)
+		not_after = time_t_to_timestamptz((pg_time_t) timegm(&tm));
+	X509_free(certificate);
+	BIO_free(bio);
+	ERR_clear_error();
+	return not_after;
 }
 
 const char *

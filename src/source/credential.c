@@ -323,7 +323,8 @@ read_certificates(const Jsonb *payload, OpdCredential *credential)
 		return opd_credential_invalid("sslKey", "is missing beside sslCert.");
 	if ((problem = opd_pem_certificate_problem(credential->ssl_cert)) != NULL)
 		return opd_credential_invalid("sslCert", "%s.", problem);
-	if ((problem = opd_pem_key_problem(credential->ssl_key, credential->ssl_cert)) != NULL)
+	if ((problem = opd_pem_key_problem(credential->ssl_key, credential->ssl_cert,
+										   "the certificate in sslCert")) != NULL)
 		return opd_credential_invalid("sslKey", "%s.", problem);
 	return NULL;
 }

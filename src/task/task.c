@@ -25,6 +25,7 @@
 #include "secret/envelope.h"
 #include "source/credential.h"
 #include "store/connections.h"
+#include "store/outbox.h"
 #include "task/task.h"
 
 typedef struct Task Task;
@@ -257,6 +258,8 @@ store_record(Task *task)
 	opd_json_add_value(&json, "test", task->test->result);
 	succeed(task, opd_json_end_object(&json));
 	opd_jobs_finish(&task->spec.key, &task->record, task->public.result);
+	if (task->spec.tell)
+		opd_outbox_tell_connection(change->id);
 }
 
 /* ------------------------------------------------------ test credentials */
@@ -282,6 +285,8 @@ test_record(Task *task)
 		task->record.error_code = opd_error_name(task->test->error->code);
 	if (task->connection != NULL)
 		opd_connections_note_test(task->connection, task->record.error_code);
+	if (task->connection != NULL && task->spec.tell)
+		opd_outbox_tell_connection(task->record.connection_id);
 	opd_jobs_finish(&task->spec.key, &task->record, NULL);
 	succeed(task, task->test->result);
 }
@@ -340,6 +345,8 @@ delete_begin(Task *task)
 	if (!claim(task))
 		return;
 	task->record.workspace_id = opd_connections_delete(id);
+	if (task->record.workspace_id != NULL && task->spec.tell)
+		opd_outbox_tell_deleted(id, task->record.workspace_id);
 	succeed(task, deleted_result(task->record.workspace_id != NULL));
 	opd_jobs_finish(&task->spec.key, &task->record, task->public.result);
 }

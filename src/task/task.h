@@ -36,6 +36,7 @@ typedef struct OpdTaskSpec
 	const char *org_id;			/* the agent's */
 	const char *key_file;
 	OpdHostPolicy policy;
+	bool		tell;			/* the control plane's HTTP API about connections */
 } OpdTaskSpec;
 
 typedef struct OpdTask

@@ -9,6 +9,7 @@
 #include "base/opdata.h"
 
 #include <unistd.h>
+#include <openssl/crypto.h>
 
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -60,6 +61,7 @@ struct OpdRpcCall
 	double		pause_ms;		/* before the next try */
 	OpdTimer   *timer;
 	OpdGrpcCall *grpc_call;		/* NULL between tries */
+	uint64		bearer_number;	/* of the last try */
 	OpdRpcDone	done;
 	void	   *arg;
 	MemoryContextCallback on_reset;
@@ -67,8 +69,17 @@ struct OpdRpcCall
 
 static void on_reply(void *arg, const OpdGrpcReply *reply);
 
+static void
+wipe_bearer(void *arg)
+{
+	OpdClient  *client = arg;
+
+	if (client->channel.bearer != NULL)
+		OPENSSL_cleanse(unconstify(char *, client->channel.bearer), strlen(client->channel.bearer));
+}
+
 OpdClient *
-opd_client_new(OpdLoop *loop, const char *address, bool tls, const char *namespace)
+opd_client_new(OpdLoop *loop, OpdHttp *http, const char *base_url, const char *namespace)
 {
 	OpdClient  *client = palloc0(sizeof(OpdClient));
 	char		host[256];
@@ -81,10 +92,27 @@ opd_client_new(OpdLoop *loop, const char *address, bool tls, const char *namespa
 	client->namespace = pstrdup(namespace);
 	client->identity = psprintf("%d@%s@opdata-%s", MyProcPid, host, OPD_VERSION);
 	client->instance_key = DatumGetCString(DirectFunctionCall1(uuid_out, gen_random_uuid(NULL)));
-	client->channel.http = opd_http_new(loop);
-	client->channel.base_url = psprintf("%s://%s", tls ? "https" : "http", address);
+	client->channel.http = http;
+	client->channel.base_url = pstrdup(base_url);
 	client->channel.namespace = client->namespace;
+	client->wipe.func = wipe_bearer;
+	client->wipe.arg = client;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &client->wipe);
 	return client;
+}
+
+void
+opd_client_set_bearer(OpdClient *client, const char *bearer)
+{
+	const char *before = client->channel.bearer;
+
+	if (before == bearer || (before != NULL && bearer != NULL && strcmp(before, bearer) == 0))
+		return;
+	wipe_bearer(client);
+	if (before != NULL)
+		pfree(unconstify(char *, before));
+	client->channel.bearer = bearer != NULL ? MemoryContextStrdup(GetMemoryChunkContext(client), bearer) : NULL;
+	client->bearer_number++;
 }
 
 double
@@ -115,6 +143,7 @@ may_pass(int status, const char *message)
 static void
 send_frame(OpdRpcCall *call)
 {
+	call->bearer_number = call->client->bearer_number;
 	call->grpc_call = opd_grpc_start(&call->client->channel, rpcs[call->rpc].method,
 									 call->frame, call->len, call->deadline_ms,
 									 on_reply, call);
@@ -127,8 +156,10 @@ on_timer(void *arg)
 
 	if (call->too_large)
 	{
-		OpdRpcReply reply = {OPD_GRPC_RESOURCE_EXHAUSTED,
-		"grpc: received message larger than max (not sent)", NULL, false};
+		OpdRpcReply reply = {
+			.status = OPD_GRPC_RESOURCE_EXHAUSTED,
+			.message = "grpc: received message larger than max (not sent)"
+		};
 
 		call->done(call->arg, &reply);
 		return;
@@ -140,8 +171,17 @@ static void
 on_reply(void *arg, const OpdGrpcReply *grpc_reply)
 {
 	OpdRpcCall *call = arg;
-	OpdRpcReply reply = {grpc_reply->status, grpc_reply->message, NULL, grpc_reply->too_large};
+	OpdRpcReply reply = {
+		.status = grpc_reply->status,
+		.message = grpc_reply->message,
+		.too_large = grpc_reply->too_large,
+		.old_bearer = call->bearer_number != call->client->bearer_number
+	};
 	double		pause_ms;
+
+	if ((reply.status == OPD_GRPC_UNAUTHENTICATED || reply.status == OPD_GRPC_PERMISSION_DENIED) &&
+		!reply.old_bearer)
+		call->client->bearer_refused = true;
 
 	if (reply.status == OPD_GRPC_OK && rpcs[call->rpc].response != NULL)
 	{

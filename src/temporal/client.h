@@ -39,6 +39,9 @@ typedef struct OpdClient
 	char	   *namespace;
 	char	   *identity;		/* "pid@host@opdata-version" */
 	char	   *instance_key;	/* a UUID of this process */
+	uint64		bearer_number;	/* of the one that is sent */
+	bool		bearer_refused; /* set when a call was refused with the present bearer */
+	MemoryContextCallback wipe;
 } OpdClient;
 
 typedef struct OpdRpcReply
@@ -47,6 +50,7 @@ typedef struct OpdRpcReply
 	const char *message;		/* for people */
 	const ProtobufCMessage *response;	/* with OPD_GRPC_OK, else NULL */
 	bool		too_large;		/* the answer was larger than we take */
+	bool		old_bearer;		/* it was asked with a bearer that is not the present one */
 } OpdRpcReply;
 
 /*
@@ -58,11 +62,14 @@ typedef void (*OpdRpcDone) (void *arg, const OpdRpcReply *reply);
 typedef struct OpdRpcCall OpdRpcCall;
 
 /*
- * Make a client in the current memory context. "address" is host:port. Raises
- * what opd_http_new() raises.
+ * Make a client in the current memory context, of a server such as
+ * "https://host:7233". Raises only 53200.
  */
-extern OpdClient *opd_client_new(OpdLoop *loop, const char *address, bool tls,
+extern OpdClient *opd_client_new(OpdLoop *loop, OpdHttp *http, const char *base_url,
 								 const char *namespace);
+
+/* Send this with every call from now on, or nothing (NULL); it is copied. */
+extern void opd_client_set_bearer(OpdClient *client, const char *bearer);
 
 /*
  * Begin a call. It lives in the current memory context, whose reset gives it

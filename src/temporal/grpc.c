@@ -160,6 +160,10 @@ on_done(void *arg, const OpdHttpResult *result)
 	reply->message = "";
 	if (call->has_status && call->status != OPD_GRPC_OK)
 		fail(reply, call->status, decode_message(call->raw_message));
+	else if (result->proxy_status == 401 || result->proxy_status == 403 || result->proxy_status == 407)
+		fail(reply, OPD_GRPC_FAILED_PRECONDITION,
+			 psprintf("the proxy refused CONNECT with HTTP status %ld; check opdata.proxy and opdata.proxy_password_file",
+					  result->proxy_status));
 	else if (result->end == OPD_HTTP_TOO_LARGE)
 	{
 		reply->too_large = true;
@@ -211,10 +215,12 @@ opd_grpc_start(const OpdGrpcChannel *channel, const char *method,
 		psprintf("grpc-timeout: %ldm", deadline_ms),
 		"accept:",
 		"expect:",
+		channel->bearer ? psprintf("authorization: Bearer %s", channel->bearer) : NULL,
 		NULL
 	};
 	OpdHttpRequest request = {
 		.url = psprintf("%s%s", channel->base_url, method),
+		.route = &channel->route,
 		.headers = headers,
 		.body = frame,
 		.body_len = message_len + OPD_GRPC_PREFIX_BYTES,

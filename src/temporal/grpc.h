@@ -41,6 +41,8 @@ typedef struct OpdGrpcChannel
 	OpdHttp    *http;
 	const char *base_url;		/* "http://host:port" or "https://host:port" */
 	const char *namespace;		/* sent as metadata, for proxies */
+	OpdHttpRoute route;
+	const char *bearer;			/* sent as "authorization: Bearer ..."; or NULL */
 } OpdGrpcChannel;
 
 typedef struct OpdGrpcReply

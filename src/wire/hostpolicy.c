@@ -169,7 +169,7 @@ has_suffix(const char *host, const char *suffix)
 static bool
 entry_allows(const Entry *entry, const char *host, const OpdNetAddr *address)
 {
-	bool		link_local = opd_netaddr_is_link_local(address);
+	bool		link_local = address != NULL && opd_netaddr_is_link_local(address);
 
 	switch (entry->kind)
 	{
@@ -181,7 +181,7 @@ entry_allows(const Entry *entry, const char *host, const OpdNetAddr *address)
 			return !link_local && has_suffix(host, entry->text);
 		case ENTRY_BLOCK:
 			/* a block of everything, or nearly, does not list link-local */
-			if (link_local && !opd_netaddr_is_link_local(&entry->block))
+			if (address == NULL || (link_local && !opd_netaddr_is_link_local(&entry->block)))
 				return false;
 			return opd_netaddr_in_block(address, &entry->block, entry->n_bits);
 		case ENTRY_BAD:
@@ -205,6 +205,9 @@ opd_hostpolicy_refusal(const OpdHostPolicy *policy, const char *host,
 			return NULL;
 	}
 
+	if (address == NULL)
+		return opd_error_hint(opd_error_new(OPD_HOST_NOT_ALLOWED, "host \"%s\" may not be reached by this agent", host),
+							  "A superuser may add the name to opdata.allowed_hosts and reload; a block of addresses says nothing about what a proxy reaches.");
 	opd_netaddr_print(address, printed);
 	error = opd_error_new(OPD_HOST_NOT_ALLOWED,
 						  "host \"%s\" at address %s may not be reached by this agent",

@@ -36,7 +36,8 @@ extern char *opd_hostpolicy_check(const char *allowed_hosts);
  * An entry "*" allows every host, a name or "*.suffix" whatever the name
  * resolves to, an address or block the addresses in it. A link-local address
  * (where cloud metadata services live) needs an entry of its own: its block,
- * its address, or the exact name.
+ * its address, or the exact name. "address" may be NULL when somebody else
+ * resolves the name, such as a proxy: then only names count.
  */
 extern OpdError *opd_hostpolicy_refusal(const OpdHostPolicy *policy, const char *host,
 										const OpdNetAddr *address);

@@ -33,6 +33,8 @@
 #include "base/opdata.h"
 
 #include <curl/curl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -83,6 +85,8 @@ struct OpdHttpCall
 	MemoryContextCallback on_reset;
 	CURL	   *easy;
 	struct curl_slist *headers;
+	struct curl_slist *connect_to;
+	struct curl_slist *resolved;
 	bool		added;			/* to the multi handle */
 	bool		receiving;		/* counted in http->n_receiving */
 	OpdTimer   *failed;			/* fires when it could not even begin */
@@ -351,6 +355,7 @@ end_call(OpdHttpCall *call, CURLcode code)
 	if (call->easy != NULL)
 	{
 		curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &result->status);
+		curl_easy_getinfo(call->easy, CURLINFO_HTTP_CONNECTCODE, &result->proxy_status);
 		curl_easy_getinfo(call->easy, CURLINFO_CONTENT_TYPE, &content_type);
 	}
 	if (content_type != NULL)
@@ -484,6 +489,68 @@ opd_http_new(OpdLoop *loop)
 
 /* ----------------------------------------------------------- one call */
 
+/*
+ * Nothing was heard for so long, three keepalives and data of ours included: the
+ * connection is gone.
+ */
+static int
+set_up_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
+{
+	unsigned int timeout_ms = 4 * 1000 * OPD_HTTP_KEEPALIVE_S;
+
+	(void) setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
+	return CURL_SOCKOPT_OK;
+}
+
+
+static bool
+set_blob(CURL *easy, CURLoption option, const char *text)
+{
+	struct curl_blob blob = {unconstify(char *, text), text ? strlen(text) : 0, CURL_BLOB_COPY};
+
+	return text == NULL || curl_easy_setopt(easy, option, &blob) == CURLE_OK;
+}
+
+static bool
+set_route(OpdHttpCall *call, const OpdHttpRoute *route)
+{
+	CURL	   *easy = call->easy;
+	bool		ok = true;
+
+#define SET(option, value) \
+	(ok = ok && curl_easy_setopt(easy, option, value) == CURLE_OK)
+
+	/* the postmaster's environment says nothing about our proxies */
+	SET(CURLOPT_PROXY, route->proxy ? route->proxy : "");
+	SET(CURLOPT_NOPROXY, "");
+	if (route->proxy != NULL)
+	{
+		SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
+		SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+		SET(CURLOPT_PROXYAUTH, (long) CURLAUTH_BASIC);
+		SET(CURLOPT_PROXYUSERNAME, route->proxy_user);
+		SET(CURLOPT_PROXYPASSWORD, route->proxy_password);
+	}
+	/* what is meant for the server is not for the proxy */
+	SET(CURLOPT_HEADEROPT, (long) CURLHEADER_SEPARATE);
+
+	SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	/* a passphrase is never asked for on a terminal */
+	SET(CURLOPT_KEYPASSWD, "");
+	ok = ok && set_blob(easy, CURLOPT_CAINFO_BLOB, route->ca) &&
+		set_blob(easy, CURLOPT_SSLCERT_BLOB, route->cert) &&
+		set_blob(easy, CURLOPT_SSLKEY_BLOB, route->key);
+
+	if (route->connect_to != NULL)
+		ok = ok && (call->connect_to = curl_slist_append(NULL, route->connect_to)) != NULL;
+	if (route->resolved != NULL)
+		ok = ok && (call->resolved = curl_slist_append(NULL, route->resolved)) != NULL;
+	SET(CURLOPT_CONNECT_TO, call->connect_to);
+	SET(CURLOPT_RESOLVE, call->resolved);
+#undef SET
+	return ok;
+}
+
 static bool
 set_options(OpdHttpCall *call, const OpdHttpRequest *request)
 {
@@ -517,9 +584,11 @@ set_options(OpdHttpCall *call, const OpdHttpRequest *request)
 	SET(CURLOPT_HEADERDATA, call);
 	SET(CURLOPT_TIMEOUT_MS, request->timeout_ms);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) OPD_HTTP_CONNECT_TIMEOUT_MS);
+	/* what is between us and the server forgets silent connections */
 	SET(CURLOPT_TCP_KEEPALIVE, 1L);
-	/* the postmaster's environment says nothing about our proxies */
-	SET(CURLOPT_PROXY, "");
+	SET(CURLOPT_TCP_KEEPIDLE, (long) OPD_HTTP_KEEPALIVE_S);
+	SET(CURLOPT_TCP_KEEPINTVL, (long) OPD_HTTP_KEEPALIVE_S);
+	SET(CURLOPT_SOCKOPTFUNCTION, set_up_socket);
 	if (request->http2)
 		SET(CURLOPT_HTTP_VERSION, (long) (plain ? CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE :
 										  CURL_HTTP_VERSION_2TLS));
@@ -532,7 +601,7 @@ set_options(OpdHttpCall *call, const OpdHttpRequest *request)
 	SET(CURLOPT_MAXLIFETIME_CONN, (long) OPD_HTTP_REUSE_S);
 #endif
 #undef SET
-	return ok;
+	return ok && set_route(call, request->route ? request->route : &(OpdHttpRoute) {0});
 }
 
 static void
@@ -550,6 +619,8 @@ free_call(void *arg)
 		take_easy_out(call);
 	}
 	curl_slist_free_all(call->headers);
+	curl_slist_free_all(call->connect_to);
+	curl_slist_free_all(call->resolved);
 	free(call->body);
 	http->body_bytes -= call->body_max;
 	call->body = NULL;

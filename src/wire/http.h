@@ -24,10 +24,27 @@ typedef struct OpdHttpCall OpdHttpCall;
 typedef void (*OpdHttpHeaderCallback) (void *arg, const char *name, size_t name_len,
 									   const char *value, size_t value_len);
 
+/*
+ * The way to a server. NULL, or all members NULL: straight, trusting the
+ * system's CAs. Nothing comes from the environment.
+ */
+typedef struct OpdHttpRoute
+{
+	const char *connect_to;		/* as libcurl's CURLOPT_CONNECT_TO and CURLOPT_RESOLVE have them: */
+	const char *resolved;		/* another host to connect to; addresses of the URL's host */
+	const char *ca;				/* PEM texts: trusted CAs, */
+	const char *cert;			/* certificate and key of the client */
+	const char *key;
+	const char *proxy;			/* "http://host:port" of a proxy that knows CONNECT */
+	const char *proxy_user;
+	const char *proxy_password;
+} OpdHttpRoute;
+
 /* What to send. Strings are copied; the body must stay until the call is freed. */
 typedef struct OpdHttpRequest
 {
 	const char *url;
+	const OpdHttpRoute *route;	/* read by opd_http_start() only */
 	const char *const *headers; /* "name: value", NULL-terminated */
 	const void *body;			/* sent by POST */
 	size_t		body_len;
@@ -49,6 +66,7 @@ typedef struct OpdHttpResult
 {
 	OpdHttpEnd	end;
 	long		status;			/* 0: none came */
+	long		proxy_status;	/* the proxy's answer to CONNECT; 0: none came */
 	const char *content_type;	/* or NULL */
 	const uint8 *body;
 	size_t		body_len;

@@ -5,6 +5,10 @@
  *
  *		worker.c	the process: when it works, and when it leaves
  *		polls.c		asks for tasks, as many as there is room for
+ *		route.c		the way to the control plane: certificates, proxy, API key
+ *		signin.c	the token of the agent
+ *		courier.c	tells the control plane's HTTP API
+ *		health.c	tells the customer
  *		workflowtask.c	a workflow task from its history to the answer
  *		activitytask.c	an activity task from its input to the answer
  *		work.c		what either of them has done
@@ -32,7 +36,15 @@ typedef struct OpdAgent
 	MemoryContext context;		/* lives as long as the process */
 	OpdLoop    *loop;
 	OpdWorkerConf *conf;
+	OpdHttp    *http;
 	OpdClient  *client;
+	struct OpdRoute *route;		/* route.c */
+	OpdHttpRoute web;			/* to token endpoint and HTTP API */
+	bool		route_problem;	/* a file that is needed cannot be used */
+	struct OpdSignin *signin;	/* signin.c; NULL: no token is needed */
+	struct OpdCourier *courier; /* courier.c */
+	char	   *agent_id;		/* a UUID; NULL: not known yet */
+	bool		is_copy;		/* the database was noted for another cluster */
 	const char *name;			/* "interactive 1" */
 	bool		bulk;
 	char	   *queue;			/* tenant-{orgId} */
@@ -45,6 +57,30 @@ typedef struct OpdAgent
 	dlist_head	activities;		/* activitytask.c */
 	struct OpdPolls *polls;		/* polls.c */
 } OpdAgent;
+
+/* -------------------------------------------------------------- signin.c */
+
+/* Get a token when the settings ask for one; needs agent->client. */
+extern void opd_signin_start(OpdAgent *agent);
+extern double opd_signin_advance(OpdAgent *agent);
+
+/* May this process go on without asking for a token first? */
+extern bool opd_signin_ready(const OpdAgent *agent);
+
+/*
+ * The control plane refused the token of a call: true when another one will
+ * come, so that the refusal is not the last word.
+ */
+extern bool opd_signin_refused(OpdAgent *agent);
+extern void opd_signin_accepted(OpdAgent *agent);
+
+/* The token, or NULL. */
+extern const char *opd_signin_bearer(const OpdAgent *agent);
+
+/* ------------------------------------------------------------- courier.c */
+
+extern void opd_courier_start(OpdAgent *agent);
+extern double opd_courier_advance(OpdAgent *agent);
 
 /* --------------------------------------------------------------- polls.c */
 

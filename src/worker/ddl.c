@@ -7,7 +7,7 @@
  * is connected to it, and our workers always are. Before such a command the
  * workers of that database are asked to leave for a moment. CREATE and DROP
  * EXTENSION wake them up, so that they come and go at once, not at the next
- * look.
+ * look; so does a message for the control plane.
  *
  * src/worker/ddl.c
  *-------------------------------------------------------------------------
@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "conf/conf.h"
+#include "store/outbox.h"
 #include "worker/ddl.h"
 #include "worker/state.h"
 
@@ -55,6 +56,8 @@ on_transaction_end(XactEvent event, void *arg)
 		opd_state_end_pause(asked_until);
 	if (asked_until != 0 || (look_again && done))
 		opd_state_poke();
+	if (opd_outbox_was_filled() && done)
+		opd_state_note_outbox();
 	if (database_gone && done)
 		opd_state_set_absent(OPD_WORKER_NO_DATABASE, opd_state_generation());
 	look_again = database_gone = false;
@@ -188,6 +191,12 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		look_again = true;
 	if (asked && is_drop)
 		database_gone = true;
+}
+
+void
+opd_ddl_poke_at_commit(void)
+{
+	look_again = true;
 }
 
 void

@@ -12,4 +12,7 @@
 /* Install the hook; called once, from _PG_init(). */
 extern void opd_ddl_install(void);
 
+/* Let all workers look around when the current transaction has committed. */
+extern void opd_ddl_poke_at_commit(void);
+
 #endif							/* OPD_DDL_H */

@@ -136,6 +136,7 @@ end_poll(Poll *poll, bool keep_context)
 static void
 note_good(OpdPolls *polls, const char *server_version)
 {
+	opd_signin_accepted(polls->agent);
 	if (polls->pause_ms > 0)
 		ereport(LOG,
 				(errmsg("opdata worker \"%s\" is in contact with Temporal at %s again",
@@ -208,6 +209,8 @@ take_reply(Poll *poll)
 
 	if (poll->reply.status != OPD_GRPC_OK)
 	{
+		bool		denied = poll->reply.status == OPD_GRPC_UNAUTHENTICATED ||
+			poll->reply.status == OPD_GRPC_PERMISSION_DENIED;
 		bool		cut = poll->reply.status == OPD_GRPC_UNAVAILABLE ||
 			poll->reply.status == OPD_GRPC_CANCELLED ||
 			poll->reply.status == OPD_GRPC_DEADLINE_EXCEEDED;
@@ -215,6 +218,9 @@ take_reply(Poll *poll)
 		/* one task that is too large says nothing about the server */
 		if (poll->reply.too_large)
 			opd_state_note_error(opd_grpc_status_name(poll->reply.status), poll->reply.message);
+		/* nor a token that has been replaced, or will be now */
+		else if (denied && (poll->reply.old_bearer || opd_signin_refused(agent)))
+			polls->found = false;
 		/* nor does a long poll that something between us and it has cut; but look */
 		else if (poll->kind != PROBE && cut && opd_now_ms() - poll->begun_ms >= LONG_POLL_MS)
 			polls->found = false;
@@ -281,12 +287,28 @@ choose_poll(OpdPolls *polls)
 	return idle[polls->last_kind == WORKFLOW_POLL ? ACTIVITY_POLL : WORKFLOW_POLL];
 }
 
+/* What keeps this process from asking; OPD_WORKER_STOPPED: nothing. */
+static OpdWorkerState
+reason_to_hold(const OpdAgent *agent)
+{
+	if (agent->is_copy)
+		return OPD_WORKER_COPY;
+	if (agent->agent_id == NULL)
+		return OPD_WORKER_CONNECTING;
+	if (agent->route_problem)
+		return OPD_WORKER_MISCONFIGURED;
+	if (!opd_signin_ready(agent))
+		return OPD_WORKER_NO_TOKEN;
+	return OPD_WORKER_STOPPED;
+}
+
 double
 opd_polls_advance(OpdAgent *agent)
 {
 	OpdPolls   *polls = agent->polls;
 	Poll	   *poll;
 	bool		replied = false;
+	OpdWorkerState reason;
 
 	if (polls == NULL)
 		return INFINITY;
@@ -302,6 +324,15 @@ opd_polls_advance(OpdAgent *agent)
 		return 0;
 	if (agent->stopping)
 		return INFINITY;
+	if ((reason = reason_to_hold(agent)) != OPD_WORKER_STOPPED)
+	{
+		bool		stopped = agent->n_polls > 0;
+
+		opd_polls_stop(agent);
+		opd_state_set(reason);
+		polls->found = false;
+		return stopped ? 0 : INFINITY;
+	}
 	if (opd_now_ms() < polls->not_before_ms)
 		return polls->not_before_ms;
 
@@ -390,5 +421,4 @@ opd_polls_stop(OpdAgent *agent)
 		if (polls->polls[i].context != NULL)
 			end_poll(&polls->polls[i], false);
 	}
-	agent->advance_at_ms = 0;
 }

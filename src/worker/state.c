@@ -15,12 +15,12 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
-#include "utils/json.h"
 
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "worker/state.h"
+#include "worker/tokencell.h"
 
 #define TEXT_BYTES	256			/* of a text that is shown */
 
@@ -33,6 +33,7 @@ typedef struct Slot
 	char		name[NAMEDATALEN];
 	OpdWorkerState state;
 	TimestampTz since;			/* of the state */
+	TimestampTz alive_at;		/* last turn of the loop, to a second; 0: none yet */
 	int			n_running;
 	int			n_polls;
 	int			connects_failed;
@@ -51,6 +52,12 @@ typedef struct Shared
 	uint64		generation;		/* grows with each poke */
 	OpdWorkerState absent;
 	TimestampTz paused_until;
+	uint32		told_health;	/* in the last notification */
+	pid_t		courier;		/* process that delivers calls; 0: none */
+	uint64		outbox;			/* messages put there */
+	TimestampTz delivery_failed_at; /* 0: the last one went well */
+	char		delivery_problem[TEXT_BYTES];
+	TimestampTz certificate_ends;	/* 0: none */
 	int			n_slots;
 	Slot		slots[FLEXIBLE_ARRAY_MEMBER];
 } Shared;
@@ -66,9 +73,15 @@ static shmem_request_hook_type next_request_hook;
 #endif
 
 static Size
+slots_size(void)
+{
+	return MAXALIGN(add_size(offsetof(Shared, slots), mul_size(n_workers, sizeof(Slot))));
+}
+
+static Size
 shared_size(void)
 {
-	return add_size(offsetof(Shared, slots), mul_size(n_workers, sizeof(Slot)));
+	return add_size(slots_size(), opd_tokencell_size());
 }
 
 static void
@@ -92,9 +105,10 @@ startup(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	shared = ShmemInitStruct("opdata", shared_size(), &found);
 	lock = &GetNamedLWLockTranche("opdata")->lock;
+	opd_tokencell_init((char *) shared + slots_size(), lock, !found);
 	if (!found)
 	{
-		memset(shared, 0, shared_size());
+		memset(shared, 0, slots_size());
 		shared->n_slots = n_workers;
 		for (int i = 0; i < n_workers; i++)
 		{
@@ -125,6 +139,14 @@ opd_state_request(int interactive, int bulk)
 #endif
 }
 
+/* Not by its pid: a process without a database is in no list. */
+static void
+wake(Slot *slot)
+{
+	if (slot->pid != 0)
+		SetLatch(&GetPGProcByNumber(slot->proc_number)->procLatch);
+}
+
 /* ------------------------------------------------------------- own slot */
 
 static void
@@ -136,11 +158,15 @@ detach(int code, Datum arg)
 		own->pid = 0;
 		own->connected = false;
 		own->state = OPD_WORKER_STOPPED;
+		own->alive_at = 0;
 		own->since = GetCurrentTimestamp();
 		own->n_running = 0;
 		own->n_polls = 0;
 	}
+	if (shared->courier == MyProcPid)
+		shared->courier = 0;
 	LWLockRelease(lock);
+	opd_tokencell_give_up();
 }
 
 bool
@@ -264,6 +290,90 @@ opd_state_note_unknown_type(const char *workflow_type)
 	LWLockRelease(lock);
 }
 
+void
+opd_state_note_alive(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (own->alive_at != 0 && now - own->alive_at >= 0 && now - own->alive_at < USECS_PER_SEC)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	own->alive_at = now;
+	LWLockRelease(lock);
+}
+
+void
+opd_state_note_certificate(TimestampTz not_after)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	shared->certificate_ends = not_after;
+	LWLockRelease(lock);
+}
+
+bool
+opd_state_is_courier(void)
+{
+	bool		is;
+
+	if (shared->courier != 0 && shared->courier != MyProcPid)
+		return false;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (shared->courier == 0)
+		shared->courier = MyProcPid;
+	is = shared->courier == MyProcPid;
+	LWLockRelease(lock);
+	return is;
+}
+
+uint64
+opd_state_outbox(void)
+{
+	uint64		n;
+
+	LWLockAcquire(lock, LW_SHARED);
+	n = shared->outbox;
+	LWLockRelease(lock);
+	return n;
+}
+
+void
+opd_state_note_outbox(void)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	shared->outbox++;
+	for (int i = 0; i < shared->n_slots; i++)
+	{
+		if (shared->slots[i].pid == shared->courier)
+			wake(&shared->slots[i]);
+	}
+	LWLockRelease(lock);
+}
+
+void
+opd_state_note_delivery(const char *problem)
+{
+	char		text[TEXT_BYTES] = "";
+
+	if (problem != NULL)
+		copy_text(text, sizeof(text), problem);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	shared->delivery_failed_at = problem != NULL ? GetCurrentTimestamp() : 0;
+	strlcpy(shared->delivery_problem, text, sizeof(shared->delivery_problem));
+	LWLockRelease(lock);
+}
+
+bool
+opd_state_claim_notice(uint32 health)
+{
+	bool		other;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	other = shared->told_health != health;
+	shared->told_health = health;
+	LWLockRelease(lock);
+	return other;
+}
+
 int
 opd_state_begin_connect(void)
 {
@@ -297,10 +407,17 @@ opd_state_poke(void)
 		Slot	   *slot = &shared->slots[i];
 
 		slot->connects_failed = 0;
-		/* not by its pid: a process without a database is in no list */
-		if (slot->pid != 0)
-			SetLatch(&GetPGProcByNumber(slot->proc_number)->procLatch);
+		wake(slot);
 	}
+	LWLockRelease(lock);
+}
+
+void
+opd_state_wake(void)
+{
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < shared->n_slots; i++)
+		wake(&shared->slots[i]);
 	LWLockRelease(lock);
 }
 
@@ -402,19 +519,16 @@ state_name(OpdWorkerState state)
 			return "unreachable";
 		case OPD_WORKER_REFUSED:
 			return "refused";
+		case OPD_WORKER_MISCONFIGURED:
+			return "misconfigured";
+		case OPD_WORKER_NO_TOKEN:
+			return "no_token";
+		case OPD_WORKER_COPY:
+			return "copy";
 		case OPD_WORKER_STOPPING:
 			return "stopping";
 	}
 	return "unknown";
-}
-
-static void
-add_time(OpdJson *json, const char *key, TimestampTz at)
-{
-	if (at == 0)
-		opd_json_add_string(json, key, NULL);
-	else
-		opd_json_add_string(json, key, JsonEncodeDateTime(NULL, TimestampTzGetDatum(at), TIMESTAMPTZOID, NULL));
 }
 
 static Jsonb *
@@ -429,7 +543,7 @@ slot_facts(const Slot *slot)
 		opd_json_begin_object(&json);
 		opd_json_add_string(&json, "code", slot->last_error_code);
 		opd_json_add_string(&json, "message", slot->last_error);
-		add_time(&json, "at", slot->last_error_at);
+		opd_json_add_time(&json, "at", slot->last_error_at);
 		last_error = opd_json_end_object(&json);
 	}
 	if (slot->unknown_type_at != 0)
@@ -437,7 +551,7 @@ slot_facts(const Slot *slot)
 		opd_json_begin_object(&json);
 		opd_json_add_string(&json, "workflowType", slot->unknown_type);
 		opd_json_add_int(&json, "count", slot->n_unknown_types);
-		add_time(&json, "at", slot->unknown_type_at);
+		opd_json_add_time(&json, "at", slot->unknown_type_at);
 		unknown_type = opd_json_end_object(&json);
 	}
 	opd_json_begin_object(&json);
@@ -448,10 +562,10 @@ slot_facts(const Slot *slot)
 	else
 		opd_json_add_string(&json, "pid", NULL);
 	opd_json_add_string(&json, "state", state_name(slot->state));
-	add_time(&json, "since", slot->since);
+	opd_json_add_time(&json, "since", slot->since);
 	opd_json_add_int(&json, "running", slot->n_running);
 	opd_json_add_int(&json, "polls", slot->n_polls);
-	add_time(&json, "lastPollAt", slot->last_poll_at);
+	opd_json_add_time(&json, "lastPollAt", slot->last_poll_at);
 	opd_json_add_string(&json, "serverVersion", slot->server_version[0] != '\0' ? slot->server_version : NULL);
 	opd_json_add_value(&json, "lastError", last_error);
 	opd_json_add_value(&json, "unknownType", unknown_type);
@@ -461,23 +575,89 @@ slot_facts(const Slot *slot)
 int
 opd_state_count(OpdWorkerState state)
 {
+	return opd_state_count_since(state, 0);
+}
+
+int
+opd_state_count_since(OpdWorkerState state, int ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
 	int			n = 0;
 
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < shared->n_slots; i++)
-		n += shared->slots[i].state == state;
+		n += shared->slots[i].state == state &&
+			TimestampDifferenceExceeds(shared->slots[i].since, now, ms);
 	LWLockRelease(lock);
 	return n;
+}
+
+int
+opd_state_count_stuck(int ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			n = 0;
+
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < shared->n_slots; i++)
+		n += shared->slots[i].pid != 0 && shared->slots[i].alive_at != 0 &&
+			TimestampDifferenceExceeds(shared->slots[i].alive_at, now, ms);
+	LWLockRelease(lock);
+	return n;
+}
+
+int
+opd_state_count_stale(int ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			n = 0;
+
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < shared->n_slots; i++)
+		n += shared->slots[i].state == OPD_WORKER_POLLING &&
+			TimestampDifferenceExceeds(shared->slots[i].last_poll_at, now, ms);
+	LWLockRelease(lock);
+	return n;
+}
+
+TimestampTz
+opd_state_certificate(void)
+{
+	TimestampTz ends;
+
+	LWLockAcquire(lock, LW_SHARED);
+	ends = shared->certificate_ends;
+	LWLockRelease(lock);
+	return ends;
+}
+
+Jsonb *
+opd_state_delivery_error(void)
+{
+	char		problem[TEXT_BYTES];
+	TimestampTz at;
+	OpdJson		json;
+
+	LWLockAcquire(lock, LW_SHARED);
+	at = shared->delivery_failed_at;
+	strlcpy(problem, shared->delivery_problem, sizeof(problem));
+	LWLockRelease(lock);
+	if (at == 0)
+		return NULL;
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "message", problem);
+	opd_json_add_time(&json, "at", at);
+	return opd_json_end_object(&json);
 }
 
 Jsonb *
 opd_state_workers(void)
 {
-	Shared	   *copy = palloc(shared_size());
+	Shared	   *copy = palloc(slots_size());
 	OpdJson		json;
 
 	LWLockAcquire(lock, LW_SHARED);
-	memcpy(copy, shared, shared_size());
+	memcpy(copy, shared, slots_size());
 	LWLockRelease(lock);
 
 	opd_json_begin_array(&json);

@@ -30,6 +30,9 @@ typedef enum OpdWorkerState
 	OPD_WORKER_POLLING,
 	OPD_WORKER_UNREACHABLE,		/* Temporal does not answer; tried again and again */
 	OPD_WORKER_REFUSED,			/* Temporal does not want us; tried again slowly */
+	OPD_WORKER_MISCONFIGURED,	/* a file that a setting names cannot be used */
+	OPD_WORKER_NO_TOKEN,		/* the issuer gives none, or one of somebody else */
+	OPD_WORKER_COPY,			/* the database is a copy; waits for opdata_resume() */
 	OPD_WORKER_STOPPING
 } OpdWorkerState;
 
@@ -53,6 +56,8 @@ extern void opd_state_note_poll(const char *server_version);
 extern void opd_state_note_error(const char *code, const char *message);
 extern void opd_state_note_load(int n_running, int n_polls);
 extern void opd_state_note_unknown_type(const char *workflow_type);
+extern void opd_state_note_alive(void); /* at each turn */
+extern void opd_state_note_certificate(TimestampTz not_after);	/* of the client; 0: none */
 
 /* How often in a row the database could not be connected to from this slot. */
 extern int	opd_state_begin_connect(void);	/* counts this try as failed */
@@ -66,6 +71,9 @@ extern void opd_state_end_connect(void);	/* it was not */
  */
 extern void opd_state_poke(void);
 extern uint64 opd_state_generation(void);
+
+/* Wake every worker, for something that it looks at in any case. */
+extern void opd_state_wake(void);
 
 /*
  * The database of the workers has no extension, or there is no such database;
@@ -87,7 +95,40 @@ extern TimestampTz opd_state_paused_until(void);
 extern int	opd_state_connected(void);
 extern void opd_state_set_connected(bool connected);
 
+/* ------------------------------------------------- one of all workers */
+
+/* Is this process the one that delivers calls? It is from now on if none was. */
+extern bool opd_state_is_courier(void);
+
+/* How often a message was put into the outbox; and once more, which wakes the courier. */
+extern uint64 opd_state_outbox(void);
+extern void opd_state_note_outbox(void);
+
+/* How the delivery goes, for opdata_status(); NULL: well. */
+extern void opd_state_note_delivery(const char *problem);
+
+/*
+ * A notification about the health of the agent: true when this one is to be
+ * sent by this process, since the last one said something else.
+ */
+extern bool opd_state_claim_notice(uint32 health);
+
 /* --------------------------------------------------- for opdata_status() */
+
+/* Number of workers that are in this state, and have been for so long. */
+extern int	opd_state_count_since(OpdWorkerState state, int ms);
+
+/* Number of worker processes that gave no sign of life for so long. */
+extern int	opd_state_count_stuck(int ms);
+
+/* Number of polling workers that had no good answer for so long. */
+extern int	opd_state_count_stale(int ms);
+
+/* When the client certificate ends that is in use; 0: none. */
+extern TimestampTz opd_state_certificate(void);
+
+/* {"at","message"} of the last delivery that failed, or NULL when it went well. */
+extern Jsonb *opd_state_delivery_error(void);
 
 /* Number of workers that are in this state. */
 extern int	opd_state_count(OpdWorkerState state);

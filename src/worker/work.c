@@ -48,6 +48,7 @@ opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdWorkOrder *order)
 	spec->by_schedule = order->by_schedule;
 	spec->org_id = agent->conf->org_id;
 	spec->key_file = opd_conf_key_file();
+	spec->tell = agent->conf->convex_url[0] != '\0';
 	spec->policy = opd_conf_host_policy();
 	spec->policy.allowed_hosts = pstrdup(spec->policy.allowed_hosts);	/* outlives a reload */
 	if (work->input_error == NULL)

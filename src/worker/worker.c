@@ -39,7 +39,10 @@
 
 #include "base/guarded.h"
 #include "base/limits.h"
+#include "store/agents.h"
 #include "worker/agent.h"
+#include "worker/health.h"
+#include "worker/route.h"
 #include "worker/state.h"
 #include "worker/worker.h"
 
@@ -190,6 +193,35 @@ extension_exists(void)
 	return !in_own_transaction(find_extension, &found) || found;
 }
 
+/*
+ * Whose database is this? Until that is known, and as long as it is a copy, no
+ * task is asked for.
+ */
+static void
+look_at_cluster(void *arg)
+{
+	OpdAgent   *agent = arg;
+	OpdAgentFacts facts = opd_agents_look(true);
+
+	agent->is_copy = facts.copy;
+	if (agent->agent_id == NULL && !facts.copy && facts.agent_id != NULL)
+		agent->agent_id = MemoryContextStrdup(agent->context, facts.agent_id);
+}
+
+static void
+look_around(OpdAgent *agent)
+{
+	bool		was_copy = agent->is_copy;
+
+	(void) in_own_transaction(look_at_cluster, agent);
+	if (agent->is_copy && !was_copy)
+		ereport(LOG,
+				(errmsg("opdata worker \"%s\" asks for no tasks, since this database is a copy of one in another cluster", agent->name),
+				 errhint("If this is the agent that should work from now on, run: SELECT opdata_resume();")));
+	opd_route_look(agent);
+	opd_health_tell();
+}
+
 static void
 bury_jobs(void *arg)
 {
@@ -204,6 +236,17 @@ prune_jobs(void *arg)
 
 /* -------------------------------------------------------------- at work */
 
+/* With the name that its certificate must have; route.c tells where it is. */
+static char *
+temporal_url(const OpdWorkerConf *conf)
+{
+	if (!conf->temporal_tls)
+		return psprintf("http://%s", conf->temporal_address);
+	if (conf->temporal_tls_server_name[0] == '\0')
+		return psprintf("https://%s", conf->temporal_address);
+	return psprintf("https://%s%s", conf->temporal_tls_server_name, strrchr(conf->temporal_address, ':'));
+}
+
 static OpdAgent *
 make_agent(OpdWorkerConf *conf)
 {
@@ -216,10 +259,13 @@ make_agent(OpdWorkerConf *conf)
 	agent->queue = psprintf("tenant-%s", conf->org_id);
 	agent->bulk_queue = psprintf("tenant-%s-bulk", conf->org_id);
 	agent->loop = opd_loop_new();
-	agent->client = opd_client_new(agent->loop, conf->temporal_address, conf->temporal_tls,
-								   conf->temporal_namespace);
+	agent->http = opd_http_new(agent->loop);
+	agent->client = opd_client_new(agent->loop, agent->http, temporal_url(conf), conf->temporal_namespace);
 	dlist_init(&agent->runs);
 	dlist_init(&agent->activities);
+	opd_route_start(agent);
+	opd_signin_start(agent);
+	opd_courier_start(agent);
 	opd_polls_start(agent);
 	return agent;
 }
@@ -232,6 +278,8 @@ advance(OpdAgent *agent)
 
 	next = opd_workflowtask_advance(agent);
 	next = Min(next, opd_activitytask_advance(agent));
+	next = Min(next, opd_signin_advance(agent));
+	next = Min(next, opd_courier_advance(agent));
 	/* last, since what ended makes room */
 	next = Min(next, opd_polls_advance(agent));
 	opd_state_note_load(agent->n_running, agent->n_polls);
@@ -317,6 +365,7 @@ go_on(OpdAgent *agent, MemoryContext scratch, double until_ms)
 	MemoryContextSwitchTo(scratch);
 	MemoryContextReset(scratch);
 	turn(agent, Min(agent->advance_at_ms, until_ms));
+	opd_state_note_alive();
 	advance(agent);
 }
 
@@ -329,12 +378,16 @@ leave(OpdAgent *agent, MemoryContext scratch)
 	double		hung_up_ms;
 
 	agent->stopping = true;
+	/* who is disabled has no connection to tell it by */
+	opd_state_set(opd_conf_enabled() ? OPD_WORKER_STOPPING : OPD_WORKER_DISABLED);
+	opd_health_tell();
 	opd_state_set(OPD_WORKER_STOPPING);
 	if (agent->n_polls > 0)
 		opd_polls_say_goodbye(agent, &known);
 	while (agent->n_polls > 0 && !known && opd_now_ms() < until_ms)
 		go_on(agent, scratch, until_ms);
 	opd_polls_stop(agent);
+	agent->advance_at_ms = 0;
 
 	hung_up_ms = opd_now_ms() + HANG_UP_MS;
 	until_ms = opd_now_ms() + DRAIN_MS;
@@ -368,6 +421,7 @@ work(OpdWorkerConf *conf)
 	double		prune_at_ms = opd_now_ms();
 
 	opd_state_set(OPD_WORKER_CONNECTING);
+	look_around(agent);
 	(void) in_own_transaction(bury_jobs, unconstify(char *, agent->name));
 	pgstat_report_activity(STATE_IDLE, NULL);
 	for (;;)
@@ -385,6 +439,7 @@ work(OpdWorkerConf *conf)
 				opd_state_set_absent(OPD_WORKER_NO_EXTENSION, generation);
 				break;
 			}
+			look_around(agent);
 		}
 		if (opd_now_ms() >= prune_at_ms)
 		{

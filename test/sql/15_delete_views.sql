@@ -112,7 +112,7 @@ SELECT opdata_status() #>> '{versions,extension}' = extversion AS same FROM pg_e
 SELECT (opdata_status() #>> '{key,id}') ~ '^[0-9a-f]+$' AS key_id, opdata_status() #> '{key,neededIds}' AS needed, opdata_status() #>> '{key,state}' AS state;
 SELECT opdata_store_creds('shop', payload('reader'), test => false) -> 'status' AS status;
 SELECT opdata_status() #> '{key,neededIds}' = jsonb_build_array(opdata_status() #> '{key,id}') AS needed, opdata_status() -> 'connections' AS connections;
-SELECT jsonb_pretty(((opdata_status() #- '{versions}') #- '{key}') #- '{workers}') AS status;
+SELECT jsonb_pretty((((opdata_status() #- '{versions}') #- '{key}') #- '{workers}') #- '{agent}') AS status;
 -- without an organisation the workers wait, and hold no connection
 SELECT w - 'pid' - 'since' AS worker FROM jsonb_array_elements(opdata_status() -> 'workers') w;
 SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'opdata worker' AND datname IS NOT NULL;

@@ -18,7 +18,7 @@ LANGUAGE sql AS $$
 	SELECT t, o.state, o.message
 	FROM unnest(ARRAY[
 		'SELECT opdata_store_creds(''mine'', payload(''reader''))', 'SELECT opdata_test(''shop'')', 'SELECT opdata_test(payload(''reader''))',
-		'SELECT opdata_preview(''shop'', ''SELECT 1'')', 'SELECT opdata_delete(''shop'')', 'SELECT opdata_status()',
+		'SELECT opdata_preview(''shop'', ''SELECT 1'')', 'SELECT opdata_delete(''shop'')', 'SELECT opdata_status()', 'SELECT opdata_resume()',
 		'TABLE opdata_connections', 'TABLE opdata_jobs', 'TABLE opdata.connection', 'TABLE opdata.job', 'INSERT INTO opdata.job (kind) VALUES (''x'')',
 		'CREATE TABLE opdata.mine ()', 'SHOW opdata.key_file', 'SET opdata.allowed_hosts = ''*''', 'SET opdata.key_file = ''/tmp/mine''']) AS t,
 		outcome(t) AS o
@@ -32,7 +32,7 @@ SELECT opdata_store_creds('mine', payload('reader'));
 RESET ROLE;
 
 -- EXECUTE is enough; the tables stay closed
-GRANT EXECUTE ON FUNCTION opdata_store_creds, opdata_test(text), opdata_test(jsonb, text), opdata_preview, opdata_delete, opdata_status TO caller;
+GRANT EXECUTE ON FUNCTION opdata_store_creds, opdata_test(text), opdata_test(jsonb, text), opdata_preview, opdata_delete, opdata_status, opdata_resume TO caller;
 SET ROLE caller;
 SELECT statement, state FROM tries();
 SELECT opdata_store_creds('shop', payload('reader')) -> 'status' AS status;

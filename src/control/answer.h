@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * answer.h
+ *	  JSON that an HTTP server of the control plane has answered with.
+ *
+ * src/control/answer.h
+ *-------------------------------------------------------------------------
+ */
+#ifndef OPD_ANSWER_H
+#define OPD_ANSWER_H
+
+#include "utils/jsonb.h"
+
+/*
+ * Parse an object, in the current memory context; NULL for anything else. Not
+ * from a callback. Raises only 53200.
+ */
+extern Jsonb *opd_answer_object(const void *data, size_t len);
+
+/*
+ * A string member, fit to be shown; of an array its first string. NULL when
+ * there is none, or no object.
+ */
+extern char *opd_answer_text(const Jsonb *object, const char *name, int max_chars);
+
+#endif							/* OPD_ANSWER_H */

@@ -1,0 +1,257 @@
+/*-------------------------------------------------------------------------
+ *
+ * courier.c
+ *	  Tells the control plane's HTTP API what has changed, and that we live.
+ *
+ * One of the worker processes does it for all, one call after the other: what
+ * waits in the outbox, oldest first, and once a minute a sign of life. Jobs do
+ * not wait for it, and what cannot be delivered now is tried again later.
+ *
+ * src/worker/courier.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include <math.h>
+
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/uuid.h"
+
+#include "base/guarded.h"
+#include "base/json.h"
+#include "control/convex.h"
+#include "store/outbox.h"
+#include "worker/agent.h"
+#include "worker/health.h"
+#include "worker/state.h"
+
+#define HEARTBEAT_MS	60000
+#define LOOK_MS			5000	/* at the outbox, should nobody have called */
+#define PAUSE_MS		1000	/* after a failure, doubling */
+#define PAUSE_MAX_MS	60000
+#define FAILURES_MAX	10		/* of the function itself; then the call is given up */
+
+typedef struct OpdCourier
+{
+	MemoryContext context;		/* of the call under way; NULL: none */
+	OpdConvexCall *convex;
+	OpdOutboxCall call;			/* that it is about; id 0: a sign of life */
+	double		not_before_ms;	/* pause after a failure */
+	double		pause_ms;
+	double		heartbeat_ms;	/* the next sign of life */
+	double		look_ms;		/* the next look at the outbox */
+	uint64		outbox;			/* count of messages when it was looked at */
+	bool		told;			/* that it cannot deliver is in the log */
+} OpdCourier;
+
+/* --------------------------------------------------------------- a call */
+
+/* Arguments of every call, and those of this one. */
+static Jsonb *
+arguments(OpdAgent *agent, const Jsonb *own, const char *key)
+{
+	JsonbParseState *state = NULL;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	OpdJson		json = {0};
+
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "orgId", agent->conf->org_id);
+	opd_json_add_string(&json, "agentId", agent->agent_id);
+	opd_json_add_string(&json, "idempotencyKey", key);
+	state = json.state;
+	if (own != NULL)
+	{
+		/* its members, without the braces around them */
+		it = JsonbIteratorInit(unconstify(JsonbContainer *, &own->root));
+		(void) JsonbIteratorNext(&it, &v, true);
+		while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_END_OBJECT)
+			(void) pushJsonbValue(&state, token, &v);
+	}
+	json.state = state;
+	return opd_json_end_object(&json);
+}
+
+static void
+start(OpdAgent *agent, const char *function, const Jsonb *args)
+{
+	agent->courier->convex = opd_convex_start(agent->http, &agent->web, agent->conf->convex_url,
+											  opd_signin_bearer(agent), function, args);
+}
+
+static Jsonb *
+signs_of_life(void)
+{
+	OpdHealth	health = opd_health_now();
+	Jsonb	   *reasons = opd_health_reasons(health);
+	OpdJson		json;
+
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "version", OPD_VERSION);
+	opd_json_add_bool(&json, "healthy", health == 0);
+	opd_json_add_value(&json, "reasons", reasons);
+	opd_json_add_int(&json, "sentAt", (GetCurrentTimestamp() - SetEpochTimestamp()) / 1000);
+	return opd_json_end_object(&json);
+}
+
+static void
+read_first(void *arg)
+{
+	OpdCourier *courier = arg;
+
+	if (!opd_outbox_first(&courier->call))
+		courier->call.id = 0;
+}
+
+/* Begin what is due; false when nothing is. In the context of a new call. */
+static bool
+begin(OpdAgent *agent)
+{
+	OpdCourier *courier = agent->courier;
+	double		now = opd_now_ms();
+	ErrorData  *error;
+
+	courier->call.id = 0;
+	if (now >= courier->heartbeat_ms)
+	{
+		courier->heartbeat_ms = now + HEARTBEAT_MS;
+		start(agent, "agents:heartbeat",
+			  arguments(agent, signs_of_life(), DatumGetCString(DirectFunctionCall1(uuid_out, gen_random_uuid(NULL)))));
+		return true;
+	}
+	courier->outbox = opd_state_outbox();
+	error = opd_guarded_transaction(read_first, courier, false);
+	if (error != NULL)
+		ereport(LOG,
+				(errmsg("opdata could not look for messages to the control plane: %s", error->message)));
+	if (courier->call.id == 0)
+	{
+		courier->look_ms = now + LOOK_MS;
+		return false;
+	}
+	start(agent, courier->call.function, arguments(agent, courier->call.args, courier->call.key));
+	return true;
+}
+
+/* --------------------------------------------------------- what came of it */
+
+static void
+remove_call(void *arg)
+{
+	opd_outbox_remove(((OpdCourier *) arg)->call.id);
+}
+
+static void
+note_failure(void *arg)
+{
+	opd_outbox_note_failure(((OpdCourier *) arg)->call.id);
+}
+
+static void
+in_transaction(void (*function) (void *arg), OpdCourier *courier)
+{
+	ErrorData  *error = opd_guarded_transaction(function, courier, false);
+
+	if (error != NULL)
+		ereport(LOG,
+				(errmsg("opdata could not note what came of a message to the control plane: %s", error->message)));
+}
+
+static void
+take_answer(OpdAgent *agent)
+{
+	OpdCourier *courier = agent->courier;
+	OpdConvexReply reply = opd_convex_take(courier->convex);
+
+	if (reply.end == OPD_CONVEX_DONE)
+	{
+		if (courier->told)
+			ereport(LOG,
+					(errmsg("opdata reaches the HTTP API of the control plane again")));
+		courier->told = false;
+		courier->pause_ms = 0;
+		opd_state_note_delivery(NULL);
+		if (courier->call.id != 0)
+			in_transaction(remove_call, courier);
+		return;
+	}
+
+	opd_state_note_delivery(reply.message);
+	if (!courier->told)
+		ereport(LOG,
+				(errmsg("opdata cannot tell the HTTP API of the control plane: %s", reply.message),
+				 errhint("Jobs go on. What is to be told waits, and is tried again.")));
+	courier->told = true;
+	if (reply.end == OPD_CONVEX_REFUSED)
+		(void) opd_signin_refused(agent);
+	if (reply.end == OPD_CONVEX_FAILED && courier->call.id != 0)
+	{
+		/* one that never succeeds must not keep those behind it for ever */
+		if (courier->call.n_failures + 1 >= FAILURES_MAX)
+		{
+			ereport(WARNING,
+					(errmsg("opdata gives up a message to the control plane, %s: %s",
+							courier->call.function, reply.message)));
+			in_transaction(remove_call, courier);
+		}
+		else
+			in_transaction(note_failure, courier);
+	}
+	courier->pause_ms = Min(Max(courier->pause_ms * 2, PAUSE_MS), PAUSE_MAX_MS);
+	courier->not_before_ms = opd_now_ms() + opd_client_jitter(courier->pause_ms);
+}
+
+static void
+end_call(OpdCourier *courier)
+{
+	MemoryContextDelete(courier->context);
+	courier->context = NULL;
+	courier->convex = NULL;
+}
+
+double
+opd_courier_advance(OpdAgent *agent)
+{
+	OpdCourier *courier = agent->courier;
+	double		now = opd_now_ms();
+	MemoryContext old;
+	bool		begun;
+
+	if (courier == NULL)
+		return INFINITY;
+	if (courier->convex != NULL)
+	{
+		if (!opd_convex_answered(courier->convex))
+			return INFINITY;
+		old = MemoryContextSwitchTo(courier->context);
+		take_answer(agent);
+		MemoryContextSwitchTo(old);
+		end_call(courier);
+	}
+	if (agent->stopping || !opd_state_is_courier())
+		return now + LOOK_MS;
+	if (agent->is_copy || agent->agent_id == NULL || agent->route_problem || !opd_signin_ready(agent))
+		return now + PAUSE_MS;
+	if (now < courier->not_before_ms)
+		return courier->not_before_ms;
+	if (now < courier->heartbeat_ms && now < courier->look_ms && opd_state_outbox() == courier->outbox)
+		return Min(courier->heartbeat_ms, courier->look_ms);
+
+	courier->context = AllocSetContextCreate(agent->context, "opdata message", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(courier->context);
+	begun = begin(agent);
+	MemoryContextSwitchTo(old);
+	if (begun)
+		return INFINITY;
+	end_call(courier);
+	return Min(courier->heartbeat_ms, courier->look_ms);
+}
+
+void
+opd_courier_start(OpdAgent *agent)
+{
+	if (agent->conf->convex_url[0] != '\0')
+		agent->courier = palloc0(sizeof(OpdCourier));
+}

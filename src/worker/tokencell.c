@@ -1,0 +1,254 @@
+/*-------------------------------------------------------------------------
+ *
+ * tokencell.c
+ *	  The agent's token, shared by its worker processes.
+ *
+ * src/worker/tokencell.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include <math.h>
+#include <openssl/crypto.h>
+
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "base/json.h"
+#include "base/limits.h"
+#include "worker/state.h"
+#include "worker/tokencell.h"
+#include "wire/loop.h"
+
+/* A process that asks for so long is dead, or as good as that. */
+#define FETCH_MAX_MS	(2.0 * OPD_CONTROL_TIMEOUT_MS)
+/* A token is replaced so long before it ends, or after half of its life. */
+#define REFRESH_S		30
+#define REFRESH_SHARE	0.1
+#define MIN_PAUSE_MS	1000
+
+typedef struct Cell
+{
+	uint32		settings;		/* that the token was got with */
+	uint64		generation;		/* of the token, 0: none yet */
+	bool		replacement;	/* of one that was refused, and not taken so far */
+	bool		wanted;			/* another one, since this was refused */
+	pid_t		fetcher;		/* 0: nobody asks */
+	double		fetch_began_ms;
+	double		refresh_at_ms;
+	double		ends_at_ms;
+	double		not_before_ms;	/* pause after a failure */
+	bool		asked;			/* for a token, ever */
+	bool		failing;		/* the last answer was none */
+	OpdOauthFailure failure;	/* without its message, */
+	char		failure_message[256];	/* which is here */
+	TimestampTz failed_at;
+	TimestampTz got_at;
+	TimestampTz ends_at;
+	char		issuer[OPD_CLAIM_MAX_CHARS * 4 + 1];
+	char		audience[OPD_CLAIM_MAX_CHARS * 4 + 1];
+	char		client_id[OPD_CLAIM_MAX_CHARS * 4 + 1];
+	char		org_id[OPD_CLAIM_MAX_CHARS * 4 + 1];
+	char		token[OPD_TOKEN_MAX_BYTES + 1];
+} Cell;
+
+static Cell *cell;
+static LWLock *lock;
+
+Size
+opd_tokencell_size(void)
+{
+	return sizeof(Cell);
+}
+
+void
+opd_tokencell_init(void *place, LWLock *its_lock, bool first)
+{
+	cell = place;
+	lock = its_lock;
+	if (first)
+		memset(cell, 0, sizeof(Cell));
+}
+
+static bool
+is_usable(uint32 settings, double now)
+{
+	return cell->generation != 0 && cell->settings == settings && now < cell->ends_at_ms;
+}
+
+OpdTokenView
+opd_tokencell_look(uint32 settings)
+{
+	OpdTokenView view = {0};
+	double		now = opd_now_ms();
+	bool		due;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (is_usable(settings, now))
+	{
+		view.generation = cell->generation;
+		view.look_at_ms = Min(cell->wanted ? now : cell->refresh_at_ms, cell->ends_at_ms);
+	}
+	else
+		view.refused = cell->failing && cell->failure.refused;
+	due = view.generation == 0 || cell->wanted || now >= cell->refresh_at_ms;
+	if (due && now >= cell->not_before_ms &&
+		(cell->fetcher == 0 || now > cell->fetch_began_ms + FETCH_MAX_MS))
+	{
+		cell->fetcher = MyProcPid;
+		cell->fetch_began_ms = now;
+		cell->asked = true;
+		view.fetch = true;
+	}
+	/* whoever asks wakes the others, unless it dies */
+	if (due)
+		view.look_at_ms = Max(cell->not_before_ms, now + MIN_PAUSE_MS);
+	if (view.generation != 0)
+		view.look_at_ms = Min(view.look_at_ms, cell->ends_at_ms);
+	LWLockRelease(lock);
+	return view;
+}
+
+char *
+opd_tokencell_copy(uint64 generation)
+{
+	char	   *token = palloc(sizeof(cell->token));
+	bool		there;
+
+	LWLockAcquire(lock, LW_SHARED);
+	there = cell->generation == generation;
+	if (there)
+		strlcpy(token, cell->token, sizeof(cell->token));
+	LWLockRelease(lock);
+	return there ? token : NULL;
+}
+
+bool
+opd_tokencell_refuse(uint64 generation)
+{
+	bool		hope = true;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (cell->generation == generation)
+	{
+		hope = !cell->replacement;
+		cell->wanted = cell->wanted || hope;
+	}
+	LWLockRelease(lock);
+	return hope;
+}
+
+void
+opd_tokencell_accept(uint64 generation)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (cell->generation == generation)
+		cell->replacement = false;
+	LWLockRelease(lock);
+}
+
+static void
+copy_claim(char *to, const char *claim, size_t size)
+{
+	strlcpy(to, claim != NULL ? claim : "", size);
+}
+
+void
+opd_tokencell_put(uint32 settings, const OpdOauthToken *token)
+{
+	double		life_ms = token->lifetime_s * 1000;
+	double		early_ms = Min(Max(REFRESH_S * 1000, life_ms * REFRESH_SHARE), life_ms / 2);
+	double		now = opd_now_ms();
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	cell->fetcher = 0;
+	cell->settings = settings;
+	cell->generation++;
+	cell->replacement = cell->wanted;
+	cell->wanted = false;
+	cell->failing = false;
+	cell->ends_at_ms = now + life_ms;
+	cell->refresh_at_ms = cell->ends_at_ms - early_ms;
+	cell->not_before_ms = now + MIN_PAUSE_MS;
+	cell->got_at = GetCurrentTimestamp();
+	cell->ends_at = cell->got_at + (TimestampTz) (life_ms * 1000);
+	copy_claim(cell->issuer, token->issuer, sizeof(cell->issuer));
+	copy_claim(cell->audience, token->audience, sizeof(cell->audience));
+	copy_claim(cell->client_id, token->client_id, sizeof(cell->client_id));
+	copy_claim(cell->org_id, token->org_id, sizeof(cell->org_id));
+	OPENSSL_cleanse(cell->token, sizeof(cell->token));
+	strlcpy(cell->token, token->token, sizeof(cell->token));
+	LWLockRelease(lock);
+	opd_state_wake();
+}
+
+void
+opd_tokencell_fail(const OpdOauthFailure *failure, double pause_ms)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	cell->fetcher = 0;
+	cell->failing = true;
+	cell->failure = *failure;
+	cell->failure.message = NULL;
+	strlcpy(cell->failure_message, failure->message, sizeof(cell->failure_message));
+	cell->failed_at = GetCurrentTimestamp();
+	/* one who is not wanted any more does not use up what is left of a token */
+	if (failure->refused)
+	{
+		cell->ends_at_ms = 0;
+		OPENSSL_cleanse(cell->token, sizeof(cell->token));
+	}
+	cell->not_before_ms = opd_now_ms() + pause_ms;
+	LWLockRelease(lock);
+	opd_state_wake();
+}
+
+void
+opd_tokencell_give_up(void)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (cell->fetcher == MyProcPid)
+		cell->fetcher = 0;
+	LWLockRelease(lock);
+}
+
+/* --------------------------------------------------- for opdata_status() */
+
+Jsonb *
+opd_tokencell_facts(void)
+{
+	Cell	   *copy = palloc(sizeof(Cell));
+	Jsonb	   *last_error = NULL;
+	double		now = opd_now_ms();
+	bool		usable;
+	OpdJson		json;
+
+	LWLockAcquire(lock, LW_SHARED);
+	memcpy(copy, cell, offsetof(Cell, token));
+	LWLockRelease(lock);
+	if (!copy->asked)
+		return NULL;
+
+	usable = copy->generation != 0 && now < copy->ends_at_ms;
+	if (copy->failed_at != 0)
+	{
+		opd_json_begin_object(&json);
+		opd_json_add_string(&json, "code", copy->failure.code);
+		opd_json_add_string(&json, "message", copy->failure_message);
+		opd_json_add_time(&json, "at", copy->failed_at);
+		last_error = opd_json_end_object(&json);
+	}
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "state",
+						usable ? (copy->failing ? "failing" : "valid") :
+						copy->failing ? (copy->failure.refused ? "refused" : "none") :
+						copy->generation != 0 ? "expired" : "none");
+	opd_json_add_string(&json, "issuer", copy->issuer[0] ? copy->issuer : NULL);
+	opd_json_add_string(&json, "audience", copy->audience[0] ? copy->audience : NULL);
+	opd_json_add_string(&json, "clientId", copy->client_id[0] ? copy->client_id : NULL);
+	opd_json_add_string(&json, "orgId", copy->org_id[0] ? copy->org_id : NULL);
+	opd_json_add_time(&json, "obtainedAt", copy->got_at);
+	opd_json_add_time(&json, "expiresAt", copy->ends_at);
+	opd_json_add_value(&json, "lastError", last_error);
+	return opd_json_end_object(&json);
+}
