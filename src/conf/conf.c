@@ -90,6 +90,16 @@ check_name(char **newval, void **extra, GucSource source)
 	return false;
 }
 
+/* A name, or an IPv4 address; it will stand in a URL. */
+static bool
+check_server_name(char **newval, void **extra, GucSource source)
+{
+	if (strspn(*newval, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") == strlen(*newval))
+		return true;
+	GUC_check_errdetail("\"%s\" is no host name.", *newval);
+	return false;
+}
+
 /* host:port, where an IPv6 address stands in brackets. */
 static bool
 check_address(char **newval, void **extra, GucSource source)
@@ -235,7 +245,7 @@ static const struct
 	{"opdata.temporal_tls_key", "File with the key of the client certificate.",
 	"Empty: what the environment variable OP_TEMPORAL_TLS_KEY names.", "", GUC_SUPERUSER_ONLY, NULL, AT(temporal_tls_key)},
 	{"opdata.temporal_tls_server_name", "Name that the certificate of the Temporal cluster must have.",
-	"Empty: the host of opdata.temporal_address.", "", 0, check_name, AT(temporal_tls_server_name)},
+	"Empty: the host of opdata.temporal_address.", "", 0, check_server_name, AT(temporal_tls_server_name)},
 	{"opdata.temporal_api_key_file", "File with the API key for the Temporal cluster.",
 	"Used with opdata.temporal_auth = api_key.", "", GUC_SUPERUSER_ONLY, NULL, AT(temporal_api_key_file)},
 	{"opdata.auth_token_url", "OAuth 2.0 token endpoint.",

@@ -15,9 +15,10 @@
  *
  *	- The second request on a plaintext HTTP/2 connection fails, so that without
  *	  TLS each request has a connection of its own.
- *	- Removing a transfer does not reset its stream at the server, which would
- *	  go on to hand work to a poll that nobody reads. The connection is closed
- *	  instead (CURLOPT_FORBID_REUSE just before the removal).
+ *	- Removing a transfer, or its timeout, does not reset its stream at the
+ *	  server, which would go on to hand work to a poll that nobody reads. The
+ *	  connection is closed instead (CURLOPT_FORBID_REUSE just before the removal),
+ *	  and timeouts are ours.
  *	- An answer that takes several reads is lost now and then when the server
  *	  says GOAWAY before it is whole. Servers do so to connections of a certain
  *	  age, so that none is used again that is nearly that old.
@@ -89,7 +90,7 @@ struct OpdHttpCall
 	struct curl_slist *resolved;
 	bool		added;			/* to the multi handle */
 	bool		receiving;		/* counted in http->n_receiving */
-	OpdTimer   *failed;			/* fires when it could not even begin */
+	OpdTimer   *timer;			/* fires at its deadline, or when it could not even begin */
 	OpdHttpHeaderCallback on_header;
 	OpdHttpDone done;
 	void	   *arg;
@@ -168,6 +169,15 @@ note_timeout(CURLM *multi, long timeout_ms, void *arg)
 	return 0;
 }
 
+/* The server is not told, and would go on: its connection is not used again. */
+static size_t
+refuse_body(OpdHttpCall *call)
+{
+	call->too_large = true;
+	curl_easy_setopt(call->easy, CURLOPT_FORBID_REUSE, 1L);
+	return 0;
+}
+
 static size_t
 take_body(char *data, size_t size, size_t n, void *arg)
 {
@@ -175,10 +185,7 @@ take_body(char *data, size_t size, size_t n, void *arg)
 	size_t		len = size * n;
 
 	if (len > call->cap_bytes - call->body_len)
-	{
-		call->too_large = true;
-		return 0;
-	}
+		return refuse_body(call);
 	if (call->body_len + len > call->body_max)
 	{
 		size_t		max = Max(call->body_max * 2, call->body_len + len);
@@ -186,10 +193,7 @@ take_body(char *data, size_t size, size_t n, void *arg)
 
 		max = Min(Max(max, 1024), call->cap_bytes);
 		if (call->http->body_bytes + max - call->body_max > OPD_HTTP_BODIES_MAX_BYTES)
-		{
-			call->too_large = true;
-			return 0;
-		}
+			return refuse_body(call);
 		body = realloc(call->body, max);
 		if (body == NULL)
 			return 0;
@@ -325,6 +329,9 @@ take_easy_out(OpdHttpCall *call)
 {
 	sigset_t	before;
 
+	if (call->timer != NULL)
+		opd_timer_free(call->timer);
+	call->timer = NULL;
 	if (call->receiving)
 		call->http->n_receiving--;
 	call->receiving = false;
@@ -582,7 +589,6 @@ set_options(OpdHttpCall *call, const OpdHttpRequest *request)
 	SET(CURLOPT_WRITEDATA, call);
 	SET(CURLOPT_HEADERFUNCTION, take_header);
 	SET(CURLOPT_HEADERDATA, call);
-	SET(CURLOPT_TIMEOUT_MS, request->timeout_ms);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) OPD_HTTP_CONNECT_TIMEOUT_MS);
 	/* what is between us and the server forgets silent connections */
 	SET(CURLOPT_TCP_KEEPALIVE, 1L);
@@ -625,8 +631,9 @@ free_call(void *arg)
 	http->body_bytes -= call->body_max;
 	call->body = NULL;
 	call->body_max = 0;
-	if (call->failed != NULL)
-		opd_timer_free(call->failed);
+	if (call->timer != NULL)
+		opd_timer_free(call->timer);
+	call->timer = NULL;
 	call->http = NULL;
 	apply_removals(http);
 }
@@ -637,12 +644,18 @@ opd_http_free(OpdHttpCall *call)
 	free_call(call);
 }
 
+/*
+ * libcurl's own timeout would keep the connection, with a stream on it that the
+ * server does not know to be dead.
+ */
 static void
-on_failed(void *arg)
+on_timer(void *arg)
 {
 	OpdHttpCall *call = arg;
 
-	end_call(call, CURLE_OUT_OF_MEMORY);
+	if (call->added)
+		curl_easy_setopt(call->easy, CURLOPT_FORBID_REUSE, 1L);
+	end_call(call, call->added ? CURLE_OPERATION_TIMEDOUT : CURLE_OUT_OF_MEMORY);
 }
 
 OpdHttpCall *
@@ -677,11 +690,8 @@ opd_http_start(OpdHttp *http, const OpdHttpRequest *request, OpdHttpDone done, v
 	call->added = ok;
 	restore_signals(&before);
 
-	if (!ok)
-	{
-		call->failed = opd_timer_new(http->loop, on_failed, call);
-		opd_timer_set(call->failed, opd_now_ms());
-	}
+	call->timer = opd_timer_new(http->loop, on_timer, call);
+	opd_timer_set(call->timer, opd_now_ms() + (ok ? request->timeout_ms : 0));
 	apply_wishes(http);
 	return call;
 }

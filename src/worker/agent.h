@@ -64,15 +64,19 @@ typedef struct OpdAgent
 extern void opd_signin_start(OpdAgent *agent);
 extern double opd_signin_advance(OpdAgent *agent);
 
-/* May this process go on without asking for a token first? */
+/* Is there a token, or none needed? And was it not refused by Temporal? */
+extern bool opd_signin_has_token(const OpdAgent *agent);
 extern bool opd_signin_ready(const OpdAgent *agent);
 
 /*
- * The control plane refused the token of a call: true when another one will
- * come, so that the refusal is not the last word.
+ * Temporal refused the token of a call: true when another one will come, so
+ * that the refusal is not the last word.
  */
 extern bool opd_signin_refused(OpdAgent *agent);
 extern void opd_signin_accepted(OpdAgent *agent);
+
+/* Somebody else did: get another one, which nobody waits for. */
+extern void opd_signin_renew(OpdAgent *agent);
 
 /* The token, or NULL. */
 extern const char *opd_signin_bearer(const OpdAgent *agent);

@@ -43,6 +43,7 @@ typedef struct OpdCourier
 	double		look_ms;		/* the next look at the outbox */
 	uint64		outbox;			/* count of messages when it was looked at */
 	bool		told;			/* that it cannot deliver is in the log */
+	bool		renewed;		/* one other token was asked for */
 } OpdCourier;
 
 /* --------------------------------------------------------------- a call */
@@ -171,6 +172,7 @@ take_answer(OpdAgent *agent)
 			ereport(LOG,
 					(errmsg("opdata reaches the HTTP API of the control plane again")));
 		courier->told = false;
+		courier->renewed = false;
 		courier->pause_ms = 0;
 		opd_state_note_delivery(NULL);
 		if (courier->call.id != 0)
@@ -184,8 +186,11 @@ take_answer(OpdAgent *agent)
 				(errmsg("opdata cannot tell the HTTP API of the control plane: %s", reply.message),
 				 errhint("Jobs go on. What is to be told waits, and is tried again.")));
 	courier->told = true;
-	if (reply.end == OPD_CONVEX_REFUSED)
-		(void) opd_signin_refused(agent);
+	if (reply.end == OPD_CONVEX_REFUSED && !courier->renewed)
+	{
+		courier->renewed = true;
+		opd_signin_renew(agent);
+	}
 	if (reply.end == OPD_CONVEX_FAILED && courier->call.id != 0)
 	{
 		/* one that never succeeds must not keep those behind it for ever */
@@ -232,7 +237,7 @@ opd_courier_advance(OpdAgent *agent)
 	}
 	if (agent->stopping || !opd_state_is_courier())
 		return now + LOOK_MS;
-	if (agent->is_copy || agent->agent_id == NULL || agent->route_problem || !opd_signin_ready(agent))
+	if (agent->is_copy || agent->agent_id == NULL || agent->route_problem || !opd_signin_has_token(agent))
 		return now + PAUSE_MS;
 	if (now < courier->not_before_ms)
 		return courier->not_before_ms;

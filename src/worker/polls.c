@@ -30,8 +30,8 @@
 #define REFUSED_PAUSE_MAX_MS 60000
 
 /*
- * A proxy that cuts a poll after this long has done nothing wrong, and a server
- * need not have answered one by its deadline.
+ * A proxy that ends a poll after this long, in whatever way, has done nothing
+ * wrong, and a server need not have answered one by its deadline.
  */
 #define LONG_POLL_MS		20000
 
@@ -211,9 +211,7 @@ take_reply(Poll *poll)
 	{
 		bool		denied = poll->reply.status == OPD_GRPC_UNAUTHENTICATED ||
 			poll->reply.status == OPD_GRPC_PERMISSION_DENIED;
-		bool		cut = poll->reply.status == OPD_GRPC_UNAVAILABLE ||
-			poll->reply.status == OPD_GRPC_CANCELLED ||
-			poll->reply.status == OPD_GRPC_DEADLINE_EXCEEDED;
+		bool		is_long = poll->kind != PROBE && opd_now_ms() - poll->begun_ms >= LONG_POLL_MS;
 
 		/* one task that is too large says nothing about the server */
 		if (poll->reply.too_large)
@@ -222,7 +220,7 @@ take_reply(Poll *poll)
 		else if (denied && (poll->reply.old_bearer || opd_signin_refused(agent)))
 			polls->found = false;
 		/* nor does a long poll that something between us and it has cut; but look */
-		else if (poll->kind != PROBE && cut && opd_now_ms() - poll->begun_ms >= LONG_POLL_MS)
+		else if (is_long)
 			polls->found = false;
 		else
 			note_failure(poll);
@@ -297,7 +295,7 @@ reason_to_hold(const OpdAgent *agent)
 		return OPD_WORKER_CONNECTING;
 	if (agent->route_problem)
 		return OPD_WORKER_MISCONFIGURED;
-	if (!opd_signin_ready(agent))
+	if (!opd_signin_has_token(agent))
 		return OPD_WORKER_NO_TOKEN;
 	return OPD_WORKER_STOPPED;
 }
@@ -332,6 +330,13 @@ opd_polls_advance(OpdAgent *agent)
 		opd_state_set(reason);
 		polls->found = false;
 		return stopped ? 0 : INFINITY;
+	}
+	/* another token is coming: what is open may go on */
+	if (!opd_signin_ready(agent))
+	{
+		if (agent->n_polls == 0)
+			opd_state_set(OPD_WORKER_NO_TOKEN);
+		return INFINITY;
 	}
 	if (opd_now_ms() < polls->not_before_ms)
 		return polls->not_before_ms;

@@ -44,11 +44,24 @@ typedef struct OpdSignin
 } OpdSignin;
 
 bool
+opd_signin_has_token(const OpdAgent *agent)
+{
+	return agent->signin == NULL || agent->signin->generation != 0;
+}
+
+bool
 opd_signin_ready(const OpdAgent *agent)
 {
 	const OpdSignin *signin = agent->signin;
 
 	return signin == NULL || (signin->generation != 0 && signin->generation != signin->refused);
+}
+
+void
+opd_signin_renew(OpdAgent *agent)
+{
+	if (agent->signin != NULL && agent->signin->generation != 0)
+		(void) opd_tokencell_refuse(agent->signin->generation);
 }
 
 const char *

@@ -43,6 +43,7 @@ my %here = (
 	'/path/to/client.key' => $source->data_dir . '/certs/certuser.key',
 	'/etc/opdata/opdata.key' => $agent->data_dir . '/agent.key',);
 
+my @configured;    # settings in examples of configuration
 my @examples = examples($readme);
 cmp_ok(scalar(@examples), '>', 15, 'the README has examples');
 check_example($_) foreach @examples;
@@ -110,6 +111,10 @@ sub examples
 			  unless @found
 			  && substr($text, $end_of_sql, $start - $end_of_sql) =~ /^\n*$/;
 			$found[-1]{output} = $body;
+		}
+		elsif ($language eq 'ini')
+		{
+			push @configured, $1 while $body =~ /^([\w.]+) = '[^'\n]*'(?: +#[^\n]*)?$/gm;
 		}
 		elsif ($language ne 'sh')
 		{
@@ -221,6 +226,11 @@ sub check_reference
 	{
 		like($readme, qr/^\Q$row\E/m, "the README has the setting $row");
 	}
+
+	my %is_setting = map { $_ => 1 }
+	  split /\n/, $agent->safe_psql('agent', q{select name from pg_settings});
+	cmp_ok(scalar(@configured), '>', 10, 'the README has examples of configuration');
+	ok($is_setting{$_}, "$_ is a setting") foreach @configured;
 
 	my $columns = $agent->safe_psql(
 		'agent', q{
