@@ -235,13 +235,9 @@ free_ports()
 
 start_temporal()
 {
-	test/harness/install-temporal.sh
-	temporal=$(test/harness/install-temporal.sh --where temporal)
-	temporal_port=$(free_ports)
-	web_port=$((temporal_port + 1))
-	as_tester "$temporal" server start-dev --ip 127.0.0.1 --port "$temporal_port" \
-		--ui-port "$web_port" --log-level error > "$scratch/temporal.log" 2>&1 &
-	temporal_pid=$!
+	as_tester sh -c 'echo $$ > tmp/temporal.pid; exec "$@"' sh \
+		"$temporal" server start-dev --ip 127.0.0.1 --port "$temporal_port" --ui-port "$web_port" \
+		--db-filename "$scratch/tmp/temporal.db" --log-level error > "$scratch/temporal.log" 2>&1 &
 	for _ in $(seq 100); do
 		if as_tester "$temporal" operator cluster health --address "127.0.0.1:$temporal_port" > /dev/null 2>&1; then
 			return
@@ -266,7 +262,17 @@ start_workflow()
 	return $status
 }
 
+stop_temporal()
+{
+	kill "$(cat "$scratch/tmp/temporal.pid")" 2> /dev/null || true
+	wait
+}
+
 printf '\nThat was SQL alone. Now a control plane: a Temporal development server.\n'
+test/harness/install-temporal.sh
+temporal=$(test/harness/install-temporal.sh --where temporal)
+temporal_port=$(free_ports)
+web_port=$((temporal_port + 1))
 start_temporal
 
 step 'Two settings and a reload connect the agent to it. TLS is on by default; this server has none:'
@@ -312,6 +318,29 @@ FROM opdata_jobs WHERE workflow_id IS NOT NULL ORDER BY started_at;
 SQL
 expect "failed tenant_mismatch" "select state || ' ' || error_code from opdata_jobs order by started_at desc limit 1"
 
+# wait_for_health BOOLEAN
+wait_for_health()
+{
+	for _ in $(seq 150); do
+		[ "$(ask "select opdata_status()->>'healthy'")" != "$1" ] || return 0
+		sleep 0.2
+	done
+	fail "the agent does not notice"
+}
+
+step 'The control plane goes down. One query tells a monitor; a notification tells who listens:'
+stop_temporal
+wait_for_health false
+on_agent <<'SQL'
+SELECT opdata_status()->'healthy' AS healthy, opdata_status()->'reasons' AS reasons;
+SQL
+start_temporal
+wait_for_health true
+step 'It is back, and so is the agent, by itself:'
+on_agent <<'SQL'
+SELECT opdata_status()->'healthy' AS healthy, opdata_status()->'reasons' AS reasons;
+SQL
+
 cat <<TEXT
 
    The control plane's web page is http://127.0.0.1:$web_port/ and shows these workflows with their histories.
@@ -326,7 +355,7 @@ if [ -t 0 ]; then
 	read -r _ || true
 fi
 
-{ kill "$temporal_pid" && wait "$temporal_pid"; } 2> /dev/null || true
+stop_temporal
 as_tester pg_ctl -D agent -w -s -m fast stop
 as_tester test/harness/source-cluster.sh stop "$scratch/source"
 printf '\nThat was all. The servers are stopped, and their files are removed.\n'
