@@ -65,7 +65,7 @@ PROVE_TESTS ?= $(shell ls -r test/t/*.pl)
 # Regression tests to run, in this order: make check-regress REGRESS_TESTS=00_install
 REGRESS_TESTS ?= $(sort $(basename $(notdir $(wildcard test/sql/*.sql))))
 
-.PHONY: help deps installed test check-regress check-tap check-readme demo bench lint valgrind installcheck
+.PHONY: help deps installed test check-regress check-tap check-readme demo bench soak lint valgrind installcheck
 
 help:
 	@echo "all install clean   build with PGXS; PG_CONFIG=... chooses the server"
@@ -75,6 +75,7 @@ help:
 	@echo "check-readme        run every example of README.md"
 	@echo "demo                a guided tour on two throwaway clusters"
 	@echo "bench               ratios against plain libpq, pgcrypto and a Node worker"
+	@echo "soak                mixed jobs under mild faults, SOAK_MINUTES=30, with flat memory"
 	@echo "lint                layers, symbols, rules, pgspot, gcc and clang analysers"
 	@echo "valgrind            the SQL tests with the server under valgrind"
 	@echo "deps                Debian 12 packages that build and tests need; check-tap and"
@@ -113,6 +114,12 @@ bench: deps
 	$(MAKE) installed
 	test/bench/run.sh
 	test/bench/temporal/run.sh
+
+soak: deps
+	$(MAKE) installed
+	$(HARNESS)/install-temporal.sh
+	$(HARNESS)/install-servers.sh
+	test/soak/run.sh
 
 lint:
 	$(HARNESS)/install-deps.sh build lint

@@ -25,6 +25,7 @@
 
 /* A token that does not say how long it lasts. */
 #define DEFAULT_LIFETIME_S	300
+#define MIN_LIFETIME_S		1
 #define MAX_LIFETIME_S		86400	/* looked at again after this in any case */
 
 struct OpdOauthCall
@@ -126,12 +127,19 @@ static double
 number_member(const Jsonb *object, const char *name)
 {
 	JsonbValue	v;
+	char	   *text;
+	char	   *end;
+	double		number;
 
 	if (object == NULL || !opd_json_find(object, name, &v))
 		return NAN;
 	/* some issuers send expires_in as a string */
 	if (v.type == jbvString)
-		return strtod(opd_json_string(&v), NULL);
+	{
+		text = opd_json_string(&v);
+		number = strtod(text, &end);
+		return end != text && *end == '\0' ? number : NAN;
+	}
 	if (v.type != jbvNumeric)
 		return NAN;
 	return strtod(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v.val.numeric))), NULL);
@@ -198,7 +206,8 @@ tell_http_failure(const OpdHttpResult *result, OpdOauthFailure *failure)
 	bool		client_error = result->status >= 400 && result->status < 500 &&
 		result->status != 408 && result->status != 429;
 
-	if (error != NULL && (is_refusal(error) || client_error))
+	/* other words than those of the standard may be anything, the form included */
+	if (error != NULL && is_refusal(error))
 		set_failure(failure, error, true,
 					psprintf("the token endpoint refuses this client: %s (HTTP %ld)", error, result->status));
 	else
@@ -225,6 +234,12 @@ opd_oauth_take(OpdOauthCall *call, OpdOauthFailure *failure)
 	{
 		set_failure(failure, "proxy_refused", false,
 					psprintf("the proxy refused CONNECT with HTTP status %ld", result->proxy_status));
+		return NULL;
+	}
+	if (result->end == OPD_HTTP_TOO_LARGE)
+	{
+		set_failure(failure, "malformed", false,
+					psprintf("the token endpoint answers with what is too large: more than %d bytes", OPD_CONTROL_ANSWER_MAX_BYTES));
 		return NULL;
 	}
 	if (result->end != OPD_HTTP_WHOLE)
@@ -275,6 +290,11 @@ opd_oauth_take(OpdOauthCall *call, OpdOauthFailure *failure)
 		token->lifetime_s = number_member(claims, "exp") - number_member(claims, "iat");
 	if (isnan(token->lifetime_s) || token->lifetime_s < 0)
 		token->lifetime_s = DEFAULT_LIFETIME_S;
+	if (token->lifetime_s < MIN_LIFETIME_S)
+	{
+		set_failure(failure, "malformed", false, pstrdup("the token endpoint answers with a token that has ended"));
+		return NULL;
+	}
 	token->lifetime_s = Min(token->lifetime_s, MAX_LIFETIME_S);
 	return token;
 }

@@ -175,12 +175,12 @@ on_reply(void *arg, const OpdGrpcReply *grpc_reply)
 		.status = grpc_reply->status,
 		.message = grpc_reply->message,
 		.too_large = grpc_reply->too_large,
-		.old_bearer = call->bearer_number != call->client->bearer_number
+		.bearer_number = call->bearer_number
 	};
 	double		pause_ms;
 
 	if ((reply.status == OPD_GRPC_UNAUTHENTICATED || reply.status == OPD_GRPC_PERMISSION_DENIED) &&
-		!reply.old_bearer)
+		reply.bearer_number == call->client->bearer_number)
 		call->client->bearer_refused = true;
 
 	if (reply.status == OPD_GRPC_OK && rpcs[call->rpc].response != NULL)

@@ -50,7 +50,7 @@ typedef struct OpdRpcReply
 	const char *message;		/* for people */
 	const ProtobufCMessage *response;	/* with OPD_GRPC_OK, else NULL */
 	bool		too_large;		/* the answer was larger than we take */
-	bool		old_bearer;		/* it was asked with a bearer that is not the present one */
+	uint64		bearer_number;	/* of the bearer that it was asked with */
 } OpdRpcReply;
 
 /*

@@ -132,6 +132,8 @@ begin(OpdAgent *agent)
 		courier->look_ms = now + LOOK_MS;
 		return false;
 	}
+	/* there may be more behind it, and it may have to be made again */
+	courier->look_ms = 0;
 	start(agent, courier->call.function, arguments(agent, courier->call.args, courier->call.key));
 	return true;
 }

@@ -129,6 +129,13 @@ concerns_workers(Node *statement)
 		case T_CreateExtensionStmt:
 			return strcmp(((CreateExtensionStmt *) statement)->extname, "opdata") == 0 &&
 				is_agent_database(get_database_name(MyDatabaseId));
+		case T_CopyStmt:
+			/* a dump that is restored may make this a copy */
+			return ((CopyStmt *) statement)->is_from && ((CopyStmt *) statement)->relation != NULL &&
+				((CopyStmt *) statement)->relation->schemaname != NULL &&
+				strcmp(((CopyStmt *) statement)->relation->schemaname, "opdata") == 0 &&
+				strcmp(((CopyStmt *) statement)->relation->relname, "agent") == 0 &&
+				is_agent_database(get_database_name(MyDatabaseId));
 		case T_DropOwnedStmt:
 			return is_agent_database(get_database_name(MyDatabaseId));
 		case T_DropStmt:

@@ -136,7 +136,6 @@ end_poll(Poll *poll, bool keep_context)
 static void
 note_good(OpdPolls *polls, const char *server_version)
 {
-	opd_signin_accepted(polls->agent);
 	if (polls->pause_ms > 0)
 		ereport(LOG,
 				(errmsg("opdata worker \"%s\" is in contact with Temporal at %s again",
@@ -200,6 +199,19 @@ note_failure(Poll *poll)
 				 errhint("It goes on trying; opdata_status() tells when it succeeds.")));
 }
 
+/*
+ * The server has taken the token of a poll. An answer to the probe tells
+ * nothing about it, nor does one to a poll that was begun with another.
+ */
+static void
+note_taken(Poll *poll)
+{
+	OpdAgent   *agent = poll->polls->agent;
+
+	if (poll->reply.bearer_number == agent->client->bearer_number)
+		opd_signin_accepted(agent);
+}
+
 static void
 take_reply(Poll *poll)
 {
@@ -217,7 +229,8 @@ take_reply(Poll *poll)
 		if (poll->reply.too_large)
 			opd_state_note_error(opd_grpc_status_name(poll->reply.status), poll->reply.message);
 		/* nor a token that has been replaced, or will be now */
-		else if (denied && (poll->reply.old_bearer || opd_signin_refused(agent)))
+		else if (denied && (poll->reply.bearer_number != agent->client->bearer_number ||
+							(agent->conf->temporal_auth == OPD_AUTH_TOKEN && opd_signin_refused(agent))))
 			polls->found = false;
 		/* nor does a long poll that something between us and it has cut; but look */
 		else if (is_long)
@@ -245,6 +258,7 @@ take_reply(Poll *poll)
 	{
 		const Tp__PollWorkflowTaskQueueResponse *response = (const Tp__PollWorkflowTaskQueueResponse *) poll->reply.response;
 
+		note_taken(poll);
 		note_good(polls, NULL);
 		keep = response->task_token.len > 0;
 		if (keep)
@@ -254,6 +268,7 @@ take_reply(Poll *poll)
 	{
 		const Tp__PollActivityTaskQueueResponse *response = (const Tp__PollActivityTaskQueueResponse *) poll->reply.response;
 
+		note_taken(poll);
 		note_good(polls, NULL);
 		keep = response->task_token.len > 0;
 		if (keep)

@@ -26,21 +26,14 @@
 #include "worker/state.h"
 #include "worker/tokencell.h"
 
-/* Pauses after a failure; the longer ones when the issuer refuses us. */
-#define PAUSE_MS			1000
-#define PAUSE_MAX_MS		60000
-#define REFUSED_PAUSE_MS	60000
-
 typedef struct OpdSignin
 {
 	uint32		settings;		/* hash of what a token depends on */
 	MemoryContext call_context;	/* of the call under way; NULL: none */
 	OpdOauthCall *call;
-	double		pause_ms;
 	uint64		generation;		/* of the token in use; 0: none */
 	uint64		refused;		/* the last one that was refused */
 	char	   *token;
-	char		told_failure[32];	/* code of what is in the log already */
 } OpdSignin;
 
 bool
@@ -61,7 +54,7 @@ void
 opd_signin_renew(OpdAgent *agent)
 {
 	if (agent->signin != NULL && agent->signin->generation != 0)
-		(void) opd_tokencell_refuse(agent->signin->generation);
+		opd_tokencell_renew(agent->signin->generation);
 }
 
 const char *
@@ -118,14 +111,9 @@ adopt(OpdAgent *agent, uint64 generation)
 static void
 fail(OpdSignin *signin, const OpdOauthFailure *failure)
 {
-	double		pause_ms = failure->refused ? REFUSED_PAUSE_MS : Max(signin->pause_ms, PAUSE_MS);
-
-	signin->pause_ms = Min(pause_ms * 2, PAUSE_MAX_MS);
-	opd_tokencell_fail(failure, opd_client_jitter(pause_ms));
 	opd_state_note_error("TOKEN", failure->message);
-	if (strcmp(signin->told_failure, failure->code) == 0)
+	if (!opd_tokencell_fail(signin->settings, failure))
 		return;
-	strlcpy(signin->told_failure, failure->code, sizeof(signin->told_failure));
 	ereport(failure->refused ? WARNING : LOG,
 			(errmsg("the opdata agent gets no token: %s", failure->message),
 			 errhint("Without a token the agent does not poll; it goes on trying, and opdata_status() tells when it succeeds.")));
@@ -200,15 +188,9 @@ take_answer(OpdAgent *agent)
 	else if (token->org_id != NULL && strcmp(token->org_id, agent->conf->org_id) != 0)
 		fail_here(signin, opd_error_name(OPD_TENANT_MISMATCH), true,
 				  psprintf("the token is for organisation \"%s\", which is not opdata.org_id", token->org_id));
-	else
-	{
-		opd_tokencell_put(signin->settings, token);
-		signin->pause_ms = 0;
-		if (signin->told_failure[0] != '\0')
-			ereport(LOG,
-					(errmsg("the opdata agent has a token again")));
-		signin->told_failure[0] = '\0';
-	}
+	else if (opd_tokencell_put(signin->settings, token))
+		ereport(LOG,
+				(errmsg("the opdata agent has a token again")));
 	if (token != NULL)
 		OPENSSL_cleanse(token->token, strlen(token->token));
 	MemoryContextSwitchTo(old);

@@ -11,11 +11,13 @@
 #include <math.h>
 #include <openssl/crypto.h>
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
 #include "base/json.h"
 #include "base/limits.h"
+#include "temporal/client.h"
 #include "worker/state.h"
 #include "worker/tokencell.h"
 #include "wire/loop.h"
@@ -26,6 +28,10 @@
 #define REFRESH_S		30
 #define REFRESH_SHARE	0.1
 #define MIN_PAUSE_MS	1000
+/* Pauses after a failure grow up to this; when the issuer refuses us it is this at once. */
+#define MAX_PAUSE_MS	60000
+/* One that was refused right after it replaced another is not replaced again before. */
+#define REPLACE_PAUSE_MS 60000
 
 typedef struct Cell
 {
@@ -37,7 +43,10 @@ typedef struct Cell
 	double		fetch_began_ms;
 	double		refresh_at_ms;
 	double		ends_at_ms;
-	double		not_before_ms;	/* pause after a failure */
+	uint32		tried;			/* settings that the last answer came to */
+	double		tried_at_ms;	/* when */
+	double		not_before_ms;	/* pause after it, with these settings */
+	double		pause_ms;		/* the next one, 0: no failure before */
 	bool		asked;			/* for a token, ever */
 	bool		failing;		/* the last answer was none */
 	OpdOauthFailure failure;	/* without its message, */
@@ -81,9 +90,12 @@ opd_tokencell_look(uint32 settings)
 {
 	OpdTokenView view = {0};
 	double		now = opd_now_ms();
+	double		not_before_ms;
 	bool		due;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
+	/* what others have failed with is no reason to wait */
+	not_before_ms = cell->tried == settings ? cell->not_before_ms : cell->tried_at_ms + MIN_PAUSE_MS;
 	if (is_usable(settings, now))
 	{
 		view.generation = cell->generation;
@@ -92,7 +104,7 @@ opd_tokencell_look(uint32 settings)
 	else
 		view.refused = cell->failing && cell->failure.refused;
 	due = view.generation == 0 || cell->wanted || now >= cell->refresh_at_ms;
-	if (due && now >= cell->not_before_ms &&
+	if (due && now >= not_before_ms &&
 		(cell->fetcher == 0 || now > cell->fetch_began_ms + FETCH_MAX_MS))
 	{
 		cell->fetcher = MyProcPid;
@@ -102,7 +114,7 @@ opd_tokencell_look(uint32 settings)
 	}
 	/* whoever asks wakes the others, unless it dies */
 	if (due)
-		view.look_at_ms = Max(cell->not_before_ms, now + MIN_PAUSE_MS);
+		view.look_at_ms = Max(not_before_ms, now + MIN_PAUSE_MS);
 	if (view.generation != 0)
 		view.look_at_ms = Min(view.look_at_ms, cell->ends_at_ms);
 	LWLockRelease(lock);
@@ -131,11 +143,21 @@ opd_tokencell_refuse(uint64 generation)
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	if (cell->generation == generation)
 	{
-		hope = !cell->replacement;
+		hope = cell->wanted || !cell->replacement || opd_now_ms() >= cell->tried_at_ms + REPLACE_PAUSE_MS;
 		cell->wanted = cell->wanted || hope;
 	}
 	LWLockRelease(lock);
 	return hope;
+}
+
+void
+opd_tokencell_renew(uint64 generation)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (cell->generation == generation)
+		cell->refresh_at_ms = 0;
+	LWLockRelease(lock);
+	opd_state_wake();
 }
 
 void
@@ -153,9 +175,10 @@ copy_claim(char *to, const char *claim, size_t size)
 	strlcpy(to, claim != NULL ? claim : "", size);
 }
 
-void
+bool
 opd_tokencell_put(uint32 settings, const OpdOauthToken *token)
 {
+	bool		was_failing;
 	double		life_ms = token->lifetime_s * 1000;
 	double		early_ms = Min(Max(REFRESH_S * 1000, life_ms * REFRESH_SHARE), life_ms / 2);
 	double		now = opd_now_ms();
@@ -166,10 +189,14 @@ opd_tokencell_put(uint32 settings, const OpdOauthToken *token)
 	cell->generation++;
 	cell->replacement = cell->wanted;
 	cell->wanted = false;
+	was_failing = cell->failing;
 	cell->failing = false;
 	cell->ends_at_ms = now + life_ms;
 	cell->refresh_at_ms = cell->ends_at_ms - early_ms;
+	cell->tried = settings;
+	cell->tried_at_ms = now;
 	cell->not_before_ms = now + MIN_PAUSE_MS;
+	cell->pause_ms = 0;
 	cell->got_at = GetCurrentTimestamp();
 	cell->ends_at = cell->got_at + (TimestampTz) (life_ms * 1000);
 	copy_claim(cell->issuer, token->issuer, sizeof(cell->issuer));
@@ -180,17 +207,28 @@ opd_tokencell_put(uint32 settings, const OpdOauthToken *token)
 	strlcpy(cell->token, token->token, sizeof(cell->token));
 	LWLockRelease(lock);
 	opd_state_wake();
+	return was_failing;
 }
 
-void
-opd_tokencell_fail(const OpdOauthFailure *failure, double pause_ms)
+bool
+opd_tokencell_fail(uint32 settings, const OpdOauthFailure *failure)
 {
+	int			len = pg_encoding_mbcliplen(PG_UTF8, failure->message, strlen(failure->message),
+										sizeof(cell->failure_message) - 1);
+	double		now = opd_now_ms();
+	double		pause_ms;
+	bool		news;
+
 	LWLockAcquire(lock, LW_EXCLUSIVE);
+	news = !cell->failing || cell->tried != settings || strcmp(cell->failure.code, failure->code) != 0;
+	pause_ms = failure->refused ? MAX_PAUSE_MS :
+		Max(cell->tried == settings ? cell->pause_ms : 0, MIN_PAUSE_MS);
 	cell->fetcher = 0;
 	cell->failing = true;
 	cell->failure = *failure;
 	cell->failure.message = NULL;
-	strlcpy(cell->failure_message, failure->message, sizeof(cell->failure_message));
+	memcpy(cell->failure_message, failure->message, len);
+	cell->failure_message[len] = '\0';
 	cell->failed_at = GetCurrentTimestamp();
 	/* one who is not wanted any more does not use up what is left of a token */
 	if (failure->refused)
@@ -198,9 +236,13 @@ opd_tokencell_fail(const OpdOauthFailure *failure, double pause_ms)
 		cell->ends_at_ms = 0;
 		OPENSSL_cleanse(cell->token, sizeof(cell->token));
 	}
-	cell->not_before_ms = opd_now_ms() + pause_ms;
+	cell->tried = settings;
+	cell->tried_at_ms = now;
+	cell->not_before_ms = now + opd_client_jitter(pause_ms);
+	cell->pause_ms = Min(pause_ms * 2, MAX_PAUSE_MS);
 	LWLockRelease(lock);
 	opd_state_wake();
+	return news;
 }
 
 void

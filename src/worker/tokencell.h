@@ -41,12 +41,18 @@ extern char *opd_tokencell_copy(uint64 generation);
 /* This token was refused: get one other. False when it was such a one already. */
 extern bool opd_tokencell_refuse(uint64 generation);
 
+/* Get another one soon, for somebody whose refusal says nothing about the next. */
+extern void opd_tokencell_renew(uint64 generation);
+
 /* The token that was refused before was taken, after all or by others. */
 extern void opd_tokencell_accept(uint64 generation);
 
-/* What came of it; each wakes the other workers. */
-extern void opd_tokencell_put(uint32 settings, const OpdOauthToken *token);
-extern void opd_tokencell_fail(const OpdOauthFailure *failure, double pause_ms);
+/*
+ * What came of it; each wakes the other workers. True when that is news: a
+ * failure other than the last one, or a token after a failure.
+ */
+extern bool opd_tokencell_put(uint32 settings, const OpdOauthToken *token);
+extern bool opd_tokencell_fail(uint32 settings, const OpdOauthFailure *failure);
 
 /* This process will not finish what it was told to fetch. */
 extern void opd_tokencell_give_up(void);

@@ -204,7 +204,9 @@ look_at_cluster(void *arg)
 	OpdAgentFacts facts = opd_agents_look(true);
 
 	agent->is_copy = facts.copy;
-	if (agent->agent_id == NULL && !facts.copy && facts.agent_id != NULL)
+	/* another one after a dump was restored beside what we noted */
+	if (!facts.copy && facts.agent_id != NULL &&
+		(agent->agent_id == NULL || strcmp(agent->agent_id, facts.agent_id) != 0))
 		agent->agent_id = MemoryContextStrdup(agent->context, facts.agent_id);
 }
 
