@@ -28,6 +28,13 @@ own_system_identifier(void)
 OpdAgentFacts
 opd_agents_look(bool begin)
 {
+	static OpdStatement any = {
+		.sql = "SELECT 1 FROM opdata.agent LIMIT 1"
+	};
+	/* of all processes that look at once one makes the row */
+	static OpdStatement alone = {
+		.sql = "LOCK TABLE opdata.agent IN SHARE ROW EXCLUSIVE MODE"
+	};
 	static OpdStatement note = {
 		.sql = "INSERT INTO opdata.agent (system_identifier, timeline) SELECT $1, $2"
 		" WHERE NOT EXISTS (SELECT FROM opdata.agent)",
@@ -57,8 +64,11 @@ opd_agents_look(bool begin)
 	if (!RecoveryInProgress() && opd_sql_run(&now, NULL, NULL) == 1)
 		facts.timeline = (int) strtol(opd_sql_text(0, 1), NULL, 16);
 	values[1] = Int32GetDatum(facts.timeline);
-	if (begin)
+	if (begin && opd_sql_run(&any, NULL, NULL) == 0)
+	{
+		(void) opd_sql_run(&alone, NULL, NULL);
 		(void) opd_sql_run(&note, values, NULL);
+	}
 	if (opd_sql_run(&look, values, NULL) == 1)
 	{
 		facts.agent_id = opd_sql_text(0, 1);

@@ -25,6 +25,7 @@ struct OpdGrpcCall
 	void	   *arg;
 	double		started_ms;
 	long		deadline_ms;
+	bool		tls;
 	bool		has_status;		/* filled by on_header, which may not raise */
 	int			status;
 	char		raw_message[OPD_GRPC_MESSAGE_MAX_BYTES];	/* percent-encoded */
@@ -151,6 +152,40 @@ take_message(OpdGrpcReply *reply, const OpdHttpResult *result)
 	return true;
 }
 
+/*
+ * What libcurl and OpenSSL say of a connection that failed, with what it means
+ * for the settings. A server that refuses our certificate does so when we
+ * believe the handshake to be over (TLS 1.3), and its reason is lost if the
+ * connection is reset before we have read it.
+ */
+static const char *
+explain(const OpdGrpcCall *call, const char *problem)
+{
+	static const struct
+	{
+		const char *part;
+		const char *meaning;
+	}			known[] = {
+		{"wrong version number", "the server does not speak TLS"},
+		{"certificate required", "the server demands a client certificate, see opdata.temporal_tls_cert"},
+		{"alert", "the server refuses our client certificate"},
+		{"SSL certificate problem", "the server's certificate is not trusted, see opdata.temporal_tls_ca"},
+		{"subject name", "see opdata.temporal_tls_server_name"},
+	};
+	const char *meaning = NULL;
+
+	for (int i = 0; i < (int) lengthof(known) && meaning == NULL; i++)
+	{
+		if (strstr(problem, known[i].part) != NULL)
+			meaning = known[i].meaning;
+	}
+	if (meaning == NULL && (strstr(problem, "reset") != NULL || strstr(problem, "Broken pipe") != NULL ||
+							strstr(problem, "not closed cleanly") != NULL))
+		meaning = call->tls ? "the server hung up; perhaps it refuses our client certificate" :
+			"the server hung up; perhaps it wants TLS";
+	return meaning != NULL ? psprintf("%s (%s)", meaning, problem) : problem;
+}
+
 static void
 on_done(void *arg, const OpdHttpResult *result)
 {
@@ -178,7 +213,7 @@ on_done(void *arg, const OpdHttpResult *result)
 		fail(reply, OPD_GRPC_UNAVAILABLE, "no connection in time");
 	else if (result->end == OPD_HTTP_BROKEN)
 		fail(reply, OPD_GRPC_UNAVAILABLE,
-			 opd_text_clean(result->problem, strlen(result->problem), OPD_GRPC_MESSAGE_MAX_BYTES, NULL));
+			 explain(call, opd_text_clean(result->problem, strlen(result->problem), OPD_GRPC_MESSAGE_MAX_BYTES, NULL)));
 	else if (result->status != 200 && !call->has_status)
 		fail(reply, status_of_http(result->status),
 			 psprintf("HTTP status %ld, from something that is no gRPC server", result->status));
@@ -235,6 +270,7 @@ opd_grpc_start(const OpdGrpcChannel *channel, const char *method,
 	memcpy(frame + 1, &len, sizeof(len));
 	call->done = done;
 	call->arg = arg;
+	call->tls = strncmp(channel->base_url, "https:", 6) == 0;
 	call->started_ms = opd_now_ms();
 	call->deadline_ms = deadline_ms;
 	call->http_call = opd_http_start(channel->http, &request, on_done, call);

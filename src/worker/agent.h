@@ -100,6 +100,9 @@ extern void opd_polls_say_goodbye(OpdAgent *agent, bool *answered);
 /* Close the connections of all open polls. */
 extern void opd_polls_stop(OpdAgent *agent);
 
+/* The way to the server is another one: end the pause after a failure. */
+extern void opd_polls_try_again(OpdAgent *agent);
+
 /* -------------------------------------------------------- workflowtask.c */
 
 /*

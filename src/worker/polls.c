@@ -393,6 +393,14 @@ opd_polls_start(OpdAgent *agent)
 	agent->polls = polls;
 }
 
+void
+opd_polls_try_again(OpdAgent *agent)
+{
+	if (agent->polls != NULL)
+		agent->polls->not_before_ms = 0;
+	agent->advance_at_ms = 0;
+}
+
 static void
 on_goodbye(void *arg, const OpdRpcReply *reply)
 {

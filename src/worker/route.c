@@ -24,6 +24,7 @@ typedef struct OpdRoute
 	OpdCertFiles *certificates; /* NULL: no TLS */
 	const char *shown_problem;	/* in the log already */
 	bool		has_problem;
+	bool		changed;		/* what is used, at this look */
 	char	   *proxy;			/* without a user */
 	char	   *proxy_user;
 	char	   *proxy_password; /* read from files, and replaced when those change */
@@ -59,6 +60,7 @@ read_secret(OpdAgent *agent, const char *setting, const char *path, char **secre
 		pfree(*secret);
 	}
 	*secret = MemoryContextStrdup(agent->context, text);
+	agent->route->changed = true;
 	OPENSSL_cleanse(text, strlen(text));
 	return NULL;
 }
@@ -153,9 +155,10 @@ opd_route_look(OpdAgent *agent)
 
 	agent->route_problem = false;
 	route->has_problem = false;
+	route->changed = false;
 	if (route->certificates != NULL)
 	{
-		(void) opd_certfiles_look(route->certificates);
+		route->changed = opd_certfiles_look(route->certificates);
 		note_problem(agent, "TLS_FILES",
 					 route->certificates->problem ?
 					 psprintf("the TLS files for Temporal cannot be used: %s", route->certificates->problem) : NULL,
@@ -174,6 +177,9 @@ opd_route_look(OpdAgent *agent)
 	if (!route->has_problem)
 		route->shown_problem = NULL;
 	apply(agent);
+	/* whoever has mended something need not wait for the end of a pause */
+	if (route->changed)
+		opd_polls_try_again(agent);
 }
 
 void

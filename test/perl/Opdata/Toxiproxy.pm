@@ -86,7 +86,7 @@ sub api
 
 	die "toxiproxy: $method $path: $response->{status} $response->{content}\n"
 	  unless $response->{success};
-	return $response->{content} eq '' ? undef : decode_json($response->{content});
+	return ($response->{content} // '') eq '' ? undef : decode_json($response->{content});
 }
 
 sub try_api
