@@ -130,12 +130,27 @@ notify(void *arg)
 	Async_Notify(CHANNEL, JsonbToCString(NULL, &payload->root, VARSIZE(payload)));
 }
 
+/* Has every worker come to where it should be, be it only just now? */
+static bool
+all_well(void)
+{
+	for (int i = 0; i < (int) lengthof(by_state); i++)
+	{
+		if (opd_state_count(by_state[i].state) > 0)
+			return false;
+	}
+	return opd_state_count(OPD_WORKER_STOPPING) == 0;
+}
+
 void
 opd_health_tell(void)
 {
 	OpdHealth	health = opd_health_now();
 	ErrorData  *error;
 
+	/* that nothing is known to be wrong yet is no good news */
+	if (health == 0 && !all_well())
+		return;
 	if (!opd_state_claim_notice(health))
 		return;
 	ereport(LOG,

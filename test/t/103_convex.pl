@@ -1,0 +1,692 @@
+
+# What is told to the control plane's HTTP API: each change of a connection once
+# and in order, a sign of life, and nothing is lost while the API is away. Jobs
+# never wait for it.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use JSON::PP;
+use List::Util qw(max uniq);
+use Opdata::Convex;
+use Opdata::Faults qw(payload);
+use Opdata::Issuer;
+use Opdata::Temporal;
+use Opdata::Test;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+# The outbox is looked at every five seconds even if nobody has called, a call
+# lasts ten at most, and the pauses after failures grow: 1, 2, 4, 8 seconds.
+my $soon = 60;
+my $at_once = 8;
+
+my $uuid = qr/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+my $json = JSON::PP->new->canonical->allow_nonref;
+my $number = 0;
+
+my $issuer = issuer('issuer');
+$issuer->add_client('agent', 'agent_secret', 'acme', ['default:worker']);
+my $convex = convex_server(
+	'convex',
+	issuer => $issuer->url,
+	audience => 'urn:opdata',
+	jwks => $issuer->jwks_url);
+my $temporal = temporal_server('temporal', persistent => 1);
+my $client = $temporal->client;
+
+my $source = source_cluster('source');
+$source->safe_psql('postgres',
+	q{create role reader login password 'reader_pw'});
+
+my $secret_file = PostgreSQL::Test::Utils::tempdir('secret') . '/secret';
+append_to_file($secret_file, "agent_secret\n");
+
+my $agent = agent_cluster(
+	'agent', conf => <<"EOT");
+log_line_prefix = '[%b] '
+restart_after_crash = on
+max_prepared_transactions = 2
+opdata.org_id = 'acme'
+opdata.temporal_address = '@{[ $temporal->address ]}'
+opdata.temporal_tls = off
+opdata.auth_token_url = '@{[ $issuer->token_url ]}'
+opdata.auth_client_id = 'agent'
+opdata.auth_client_secret_file = '$secret_file'
+opdata.convex_url = '@{[ $convex->url ]}/'
+EOT
+
+sign_of_life();
+sql_functions();
+workflows();
+transactions();
+lost_answer();
+outages();
+silence();
+restarts();
+functions_that_fail();
+refused();
+many();
+bound();
+dump_and_restore();
+without_token();
+without_url();
+unhealthy();
+
+my $log = slurp_file($agent->logfile);
+ok($log !~ qr/reader_pw|agent_secret|eyJ/, 'no password, secret or token is in the log');
+ok($log !~ qr/PANIC|could not look for messages|could not note what came/, 'nor an unexpected error');
+done_testing();
+
+# ---------------------------------------------------------------- questions
+
+sub status { return json($agent, 'select opdata_status()'); }
+
+sub psql { return $agent->safe_psql('postgres', @_); }
+
+sub waiting { return psql('select count(*) from opdata.outbox'); }
+
+# What was called of a function so far, and what since that many calls.
+sub calls
+{
+	my ($from) = @_;
+	my @calls = @{ $convex->calls('connections:setStatus') };
+
+	splice @calls, 0, $from // 0;
+	return @calls;
+}
+
+sub heartbeats { return @{ $convex->calls('agents:heartbeat') }; }
+
+# Calls that went through, as "id status".
+sub accepted
+{
+	my ($from) = @_;
+	return map { "$_->{args}{connectionId} $_->{args}{status}" } grep { ($_->{status} // 0) == 200 } calls($from);
+}
+
+# Everything that waits is delivered, and it is this.
+sub are_told
+{
+	my ($from, $expected, $name) = @_;
+
+	wait_until(sub { accepted($from) >= @$expected }, $soon);
+	ok(wait_until(sub { waiting() == 0 }, $soon), "$name: nothing waits any more")
+	  or diag($json->encode(status()->{convex}));
+	is_deeply([ accepted($from) ], $expected, $name)
+	  or diag($json->encode([ calls($from) ]));
+	return;
+}
+
+sub set
+{
+	my (%settings) = @_;
+
+	$agent->append_conf('postgresql.conf',
+		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
+	$agent->reload;
+	return;
+}
+
+sub polling
+{
+	my ($name) = @_;
+
+	ok(wait_until(sub { !grep { $_->{state} ne 'polling' } @{ status()->{workers} } }, $soon), $name)
+	  or diag($json->encode(status()));
+	return;
+}
+
+# ---------------------------------------------------------------- what is done
+
+# A store that goes no further than the agent.
+sub store_sql
+{
+	my ($id) = @_;
+	return "select opdata_store_creds('$id', " . payload(port => $source->port) . ', test => false)';
+}
+
+sub credentials
+{
+	my (%more) = @_;
+
+	return {
+		host => '127.0.0.1',
+		port => $source->port,
+		database => 'postgres',
+		username => 'reader',
+		password => 'reader_pw',
+		sslMode => 'disable',
+		%more
+	};
+}
+
+sub workflow
+{
+	my ($type, %input) = @_;
+
+	return $client->execute(
+		type => $type,
+		workflow_id => 'workflow ' . ++$number,
+		task_queue => 'tenant-acme',
+		input => { orgId => 'acme', %input });
+}
+
+# A store by workflow and one by SQL, neither of which takes long. Ids of both.
+sub stores_go_on
+{
+	my ($name) = @_;
+	my @ids = map { "$name $_" } qw(workflow sql);
+	my $begun = time();
+	my $ended = workflow('storeCredsWorkflow', connectionId => $ids[0], credentials => credentials());
+
+	is($ended->{result} && $ended->{result}{status}, 'connected', "$name: a store by workflow is done")
+	  or diag($json->encode($ended));
+	psql(store_sql($ids[1]));
+	cmp_ok(time() - $begun, '<', $at_once, "$name: it and one by SQL take no longer than ever");
+	return @ids;
+}
+
+# ---------------------------------------------------------------- tests
+
+sub sign_of_life
+{
+	polling('all workers poll');
+	ok(wait_until(sub { heartbeats() > 0 }, $soon), 'a heartbeat comes at the start');
+	my ($call) = heartbeats();
+	my %args = %{ $call->{args} };
+
+	is($call->{status}, 200, 'it is taken');
+	is($call->{subject}, 'agent', 'with a token of the agent');
+	like(delete $args{idempotencyKey}, $uuid, 'it has an idempotency key');
+	cmp_ok(abs(delete($args{sentAt}) / 1000 - time()), '<', $soon, 'and a time');
+	is_deeply(
+		\%args,
+		{   orgId => 'acme',
+			agentId => status()->{agent}{id},
+			version => status()->{versions}{library},
+			healthy => JSON::PP::true,
+			reasons => []
+		},
+		'and tells who is well'
+	);
+	like($args{agentId}, $uuid, 'the agent has an id');
+	is(psql('select count(*) from opdata.agent'), 1, 'which was noted once, by one of the workers');
+
+	my $facts = status()->{convex};
+	is_deeply(
+		$facts,
+		{ url => $convex->url . '/', waiting => 0, oldestAt => undef, lastError => undef },
+		'the status has nothing that waits');
+	my $before = heartbeats();
+	$agent->restart;
+	ok(wait_until(sub { heartbeats() == $before + 1 }, $soon), 'another one comes after a restart');
+	is((heartbeats())[-1]{args}{agentId}, $args{agentId}, 'of the same agent');
+	isnt((heartbeats())[-1]{args}{idempotencyKey}, $call->{args}{idempotencyKey}, 'and it is not the same one');
+	polling('the workers are back');
+	return;
+}
+
+# What the last call for a connection has to tell, beside status and error.
+sub has_told
+{
+	my ($from, $id, $status, $error, $name) = @_;
+	my ($call) = reverse grep { $_->{args}{connectionId} eq $id } calls($from);
+	my %args = %{ $call->{args} };
+	my $row = json($agent, <<"EOT");
+select to_jsonb(c) || jsonb_build_object('ms', round(extract(epoch from last_tested_at) * 1000))
+from opdata_connections c where id = '$id'
+EOT
+
+	like(delete $args{idempotencyKey}, $uuid, "$name: it has an idempotency key");
+	is_deeply(
+		\%args,
+		{   orgId => 'acme',
+			agentId => status()->{agent}{id},
+			workspaceId => $row->{workspace_id},
+			connectionId => $id,
+			type => 'postgres',
+			status => $status,
+			errorCode => $error,
+			lastTestedAt => $row->{ms},
+			safeMetadata => $row->{safe_metadata}
+		},
+		"$name: and tells what the row has"
+	);
+	is($row->{status}, $status, "$name: which is this status");
+	return;
+}
+
+sub deletion_was_told
+{
+	my ($from, $id, $name) = @_;
+	my ($call) = reverse grep { $_->{args}{connectionId} eq $id } calls($from);
+	my %args = %{ $call->{args} };
+
+	delete $args{idempotencyKey};
+	is_deeply(
+		\%args,
+		{   orgId => 'acme',
+			agentId => status()->{agent}{id},
+			workspaceId => 'default',
+			connectionId => $id,
+			status => 'deleted',
+			errorCode => undef,
+			lastTestedAt => undef,
+			safeMetadata => {}
+		},
+		"$name: a deletion tells nothing more than that"
+	);
+	return;
+}
+
+sub sql_functions
+{
+	my $from = calls();
+	my $payload = payload(port => $source->port);
+	my $wrong = payload(port => $source->port, password => 'other_pw');
+
+	psql("select opdata_store_creds('a', $payload)");
+	are_told($from, ['a connected'], 'a store by SQL');
+	has_told($from, 'a', 'connected', undef, 'a store');
+	psql("select opdata_store_creds('b', $payload, workspace_id => 'other', test => false)");
+	are_told($from, [ 'a connected', 'b pending' ], 'one without a test');
+	has_told($from, 'b', 'pending', undef, 'one without a test');
+
+	$from = calls();
+	is(error_of($agent, "select opdata_store_creds('a', $wrong)")->{code},
+		'authentication_failed', 'a store fails');
+	psql("select opdata_test($payload); select opdata_preview('a', 'select 1'); select opdata_delete('nobody')");
+	psql("select opdata_test('b')");
+	are_told($from, ['b connected'],
+		'nothing is told of that, of a test of no connection, a preview and an unknown id, but a test is');
+
+	$from = calls();
+	$source->safe_psql('postgres', 'alter role reader nologin');
+	is(json($agent, "select opdata_test('b')")->{ok}, JSON::PP::false, 'a test fails');
+	$source->safe_psql('postgres', 'alter role reader login');
+	are_told($from, ['b error'], 'a failed test');
+	has_told($from, 'b', 'error', psql(q{select last_error from opdata_connections where id = 'b'}), 'a failed test');
+	psql("select opdata_delete('a')");
+	are_told($from, [ 'b error', 'a deleted' ], 'a deletion');
+	deletion_was_told($from, 'a', 'by SQL');
+	return;
+}
+
+sub workflows
+{
+	my $from = calls();
+
+	workflow('storeCredsWorkflow', connectionId => 'w', credentials => credentials());
+	are_told($from, ['w connected'], 'a store by workflow');
+	has_told($from, 'w', 'connected', undef, 'a store by workflow');
+
+	$from = calls();
+	my $ended = workflow(
+		'storeCredsWorkflow',
+		connectionId => 'w',
+		credentials => credentials(password => 'other_pw'));
+	is($ended->{error}{type}, 'authentication_failed', 'a store by workflow fails');
+	workflow('testCredentialsWorkflow', credentials => credentials());
+	workflow('previewQueryWorkflow', connectionId => 'w', sql => 'select 1');
+	workflow('deleteConnectionWorkflow', connectionId => 'nobody');
+	workflow('testCredentialsWorkflow', connectionId => 'w');
+	are_told($from, ['w connected'], 'by workflow too only changes of connections are told');
+
+	$source->safe_psql('postgres', 'alter role reader nologin');
+	$ended = workflow('testCredentialsWorkflow', connectionId => 'w');
+	$source->safe_psql('postgres', 'alter role reader login');
+	is($ended->{result}{ok}, JSON::PP::false, 'a test by workflow fails');
+	are_told($from, [ 'w connected', 'w error' ], 'a failed test by workflow');
+	has_told($from, 'w', 'error', $ended->{result}{error}{code}, 'a failed test by workflow');
+	workflow('deleteConnectionWorkflow', connectionId => 'w');
+	are_told($from, [ 'w connected', 'w error', 'w deleted' ], 'a deletion by workflow');
+	deletion_was_told($from, 'w', 'by workflow');
+
+	my @calls = calls();
+	is(scalar(uniq map { $_->{args}{idempotencyKey} } @calls), scalar(@calls), 'each call has a key of its own');
+	is(scalar(grep { $_->{status} != 200 || $_->{subject} ne 'agent' } @calls), 0, 'and was taken, by the token');
+	return;
+}
+
+sub transactions
+{
+	my $from = calls();
+	my @store = map { store_sql("t$_") . ';' } 0 .. 6;
+
+	psql("begin; $store[0] rollback");
+	psql("begin; $store[1] savepoint s; $store[2] rollback to s; select opdata_delete('t1'); $store[1] commit");
+	psql("begin; $store[3] prepare transaction 'three'");
+	psql("begin; $store[4] prepare transaction 'four'");
+	psql($store[5]);
+	are_told($from, [ 't1 pending', 't1 deleted', 't1 pending', 't5 pending' ], 'what was rolled back, or is prepared, is not told');
+	psql(q{rollback prepared 'four'});
+	psql(q{commit prepared 'three'});
+	ok( wait_until(sub { accepted($from) > 4 }, $soon), 'what was prepared is told when it is committed');
+	psql($store[6]);
+	are_told($from, [ 't1 pending', 't1 deleted', 't1 pending', 't5 pending', 't3 pending', 't6 pending' ], 'and what was rolled back then is not');
+	return;
+}
+
+sub lost_answer
+{
+	my $from = calls();
+
+	$convex->lose(1);
+	psql(store_sql('lost'));
+	are_told($from, ['lost pending'], 'a call is made again when its answer was lost');
+	my @calls = calls($from);
+	is(scalar(@calls), 2, 'it was made twice');
+	is($calls[1]{args}{idempotencyKey}, $calls[0]{args}{idempotencyKey}, 'with the same key');
+	is_deeply($calls[1]{args}, $calls[0]{args}, 'and the same arguments');
+	is(scalar(grep { $_->{connectionId} eq 'lost' } @{ $convex->documents->{statuses} }), 1, 'so that it counted once');
+	return;
+}
+
+# The status tells of it while it lasts.
+sub status_tells
+{
+	my ($n, $message, $name) = @_;
+	my $facts;
+
+	ok(wait_until(sub { $facts = status()->{convex}; $facts->{lastError} && $facts->{waiting} == $n }, $soon),
+		"$name: the status tells that $n wait") or diag($json->encode($facts));
+	like($facts->{lastError}{message} // '', $message, "$name: and why");
+	like($facts->{lastError}{at} // '', qr/^\d{4}-/, "$name: and when");
+	is(psql("select '$facts->{oldestAt}'::timestamptz = min(made_at) from opdata.outbox"),
+		't', "$name: and since when");
+	ok(status()->{healthy}, "$name: the agent is healthy all the same");
+	return;
+}
+
+sub recovered
+{
+	my ($name) = @_;
+
+	is(status()->{convex}{lastError}, undef, "$name: the status has no error any more");
+	return;
+}
+
+sub outages
+{
+	foreach my $case (
+		[ 'HTTP 503', qr/503/, 503 ],
+		[ 'a gateway\'s page', qr/500/, 500, html => 1 ],
+		[ 'HTTP 429', qr/429/, 429, retry_after => 1 ])
+	{
+		my ($name, $message, @answer) = @$case;
+		my $id = $name =~ s/'//gr;
+		my $from = calls();
+
+		$convex->fail(@answer, count => 1000);
+		my @ids = stores_go_on($id);
+		status_tells(2, $message, $name);
+		$convex->clear;
+		are_told($from, [ "$ids[0] connected", "$ids[1] pending" ], $name);
+		recovered($name);
+	}
+
+	my $log_end = -s $agent->logfile;
+	$convex->stop;
+	my @ids = stores_go_on('nobody there');
+	status_tells(2, qr/cannot be reached/, 'nobody there');
+	$convex->start;
+	are_told(0, [ "$ids[0] connected", "$ids[1] pending" ], 'nobody there');
+	recovered('nobody there');
+	my @lines = slurp_file($agent->logfile, $log_end) =~ /^\[opdata worker\] \w+:  opdata (.*HTTP API.*)$/mg;
+	is(scalar(@lines), 2, 'the log tells of it once, and of its end') or diag(join "\n", @lines);
+	like($lines[0], qr/cannot tell the HTTP API/, 'that it cannot');
+	like($lines[1], qr/reaches the HTTP API of the control plane again/, 'and that it can');
+	return;
+}
+
+# A call that is never answered is given up, and made again.
+sub silence
+{
+	my $from = calls();
+
+	$convex->hang(1);
+	my @ids = stores_go_on('silence');
+	status_tells(2, qr/cannot be reached/, 'silence');
+	are_told($from, [ "$ids[0] connected", "$ids[1] pending" ], 'silence');
+	my @calls = calls($from);
+	is_deeply($calls[1]{args}, $calls[0]{args}, 'silence: the call is made again as it was');
+	$convex->clear;
+	recovered('silence');
+	return;
+}
+
+sub restarts
+{
+	$convex->stop;
+	my @ids = map { "restart $_" } 1 .. 4;
+	psql(store_sql($_)) foreach @ids[ 0, 1 ];
+	$agent->restart;
+	psql(store_sql($ids[2]));
+	polling('all workers poll after a restart');
+	my ($worker) = grep { $_->{kind} eq 'interactive' } @{ status()->{workers} };
+	kill 'KILL', $worker->{pid};
+	ok( $agent->poll_query_until(
+			'postgres',
+			"select not opdata_status() \@? '\$.workers[*].pid ? (\@ == $worker->{pid})'"),
+		'the server recovers from the crash of a worker');
+	psql(store_sql($ids[3]));
+	$agent->stop('immediate');
+	$agent->start;
+
+	my $keys = json($agent, 'select jsonb_agg(key order by id) from opdata.outbox');
+	is(scalar(@$keys), 4, 'what waits outlives restart, crash and immediate shutdown');
+	$convex->start;
+	are_told(0, [ map { "$_ pending" } @ids ], 'restarts');
+	is_deeply([ map { $_->{args}{idempotencyKey} } grep { ($_->{status} // 0) == 200 } calls() ],
+		$keys, 'the keys are those that they had');
+	polling('all workers poll after the immediate shutdown');
+	return;
+}
+
+sub functions_that_fail
+{
+	foreach my $status (560, 200)
+	{
+		my $from = calls();
+
+		$convex->failed_status($status);
+		$convex->fail_function(1);
+		psql(store_sql("thrown $status"));
+		ok(wait_until(sub { calls($from) >= 2 && waiting() == 0 }, $soon),
+			"a function that throws with HTTP status $status is called again");
+		my @calls = calls($from);
+		is(scalar(@calls), 2, 'once');
+		is($calls[0]{status}, $status, 'it had this status');
+		is_deeply($calls[1]{args}, $calls[0]{args}, 'the arguments are the same');
+	}
+
+	# The tenth failure is the last one. Eight of them are put there, since the
+	# pauses between them take minutes. The third is for whoever comes next.
+	$convex->clear;
+	my $from = calls();
+	my $log_end = -s $agent->logfile;
+	$convex->fail_function(3);
+	psql(join(
+			'; ', 'begin', store_sql('hopeless'), store_sql('behind it'),
+			q{update opdata.outbox set n_failures = 8 where args->>'connectionId' = 'hopeless'},
+			'commit'));
+	are_told($from, ['behind it pending'], 'a call that never succeeds is given up, and the next one made');
+	is(scalar(grep { $_->{status} == 560 && $_->{args}{connectionId} eq 'hopeless' } calls($from)),
+		2, 'after ten failures');
+	my $new = slurp_file($agent->logfile, $log_end);
+	my $warning = qr/^\[opdata worker\] WARNING:  opdata gives up a message to the control plane, connections:setStatus: the function failed: [^\[]*\[.*\n?.*told to fail/m;
+	ok($new =~ $warning, 'the log has a warning');
+	is(() = $new =~ /gives up/g, 1, 'one');
+	$convex->clear;
+	return;
+}
+
+# The real cause of a 401: the token. One fresh token each time.
+sub refused
+{
+	foreach my $time ('once', 'and once more')
+	{
+		my $from = calls();
+		my $asked = $issuer->token_requests;
+		my $obtained = status()->{token}{obtainedAt};
+
+		$convex->fail(401);
+		psql(store_sql("refused $time"));
+		are_told($from, ["refused $time pending"], "refused $time");
+		is(join(' ', map { $_->{status} } calls($from)), '401 200', "refused $time: the call is made again");
+		is($issuer->token_requests - $asked, 1, "refused $time: with one fresh token");
+		isnt(status()->{token}{obtainedAt}, $obtained, "refused $time: which the status shows");
+	}
+
+	# A deployment that does not want us at all is not a reason to stop.
+	my $from = calls();
+	my $asked = $issuer->token_requests;
+	$convex->fail(401, count => 1000);
+	my @ids = stores_go_on('unwanted');
+	status_tells(2, qr/it refuses the agent: HTTP status 401/, 'unwanted');
+	ok(wait_until(sub { calls($from) >= 3 }, $soon), 'unwanted: it tries again');
+	polling('unwanted: the workers poll');
+	cmp_ok($issuer->token_requests - $asked, '<=', 1, 'unwanted: one more token is not asked for at each try');
+	$convex->clear;
+	are_told($from, [ "$ids[0] connected", "$ids[1] pending" ], 'unwanted');
+	return;
+}
+
+# Three workers, one of which tells.
+sub many
+{
+	my $from = calls();
+	my @workflows = map {
+		{   type => 'storeCredsWorkflow',
+			workflow_id => "many $_",
+			task_queue => 'tenant-acme',
+			input => { orgId => 'acme', connectionId => "many $_", credentials => credentials() }
+		}
+	} 1 .. 20;
+	my $ticket = $client->send('execute_many', workflows => \@workflows);
+	my $payload = payload(port => $source->port);
+
+	psql("select count(opdata_store_creds('many ' || i, $payload, test => false)) from generate_series(21, 60) i");
+	psql("select opdata_store_creds('many $_', $payload, test => false)") foreach 61 .. 80;
+	psql("select count(opdata_store_creds('many ' || i, $payload, test => false)) from generate_series(81, 100) i");
+	my @ended = @{ $client->receive($ticket) };
+	is(scalar(grep { $_->{result} } @ended), 20, 'many stores by workflow are done');
+	wait_until(sub { accepted($from) >= 100 }, $soon);
+	ok(wait_until(sub { waiting() == 0 }, $soon), 'all are delivered');
+	my @calls = calls($from);
+	is(scalar(@calls), 100, 'a hundred stores are a hundred calls');
+	is_deeply(
+		[ sort map { $_->{args}{connectionId} } @calls ],
+		[ sort map { "many $_" } 1 .. 100 ],
+		'each store was told once');
+	my @times = map { $_->{time} } @calls;
+	cmp_ok(max(map { $times[$_] - $times[ $_ - 1 ] } 1 .. $#times), '<', 3000, 'none had to wait after the one before');
+	my @of_sql = grep { $_ > 20 } map { $_->{args}{connectionId} =~ /(\d+)/ } @calls;
+	is_deeply(\@of_sql, [ 21 .. 100 ], 'those of one session in order');
+	return;
+}
+
+sub bound
+{
+	$convex->stop;
+	psql(store_sql('oldest'));
+	psql(<<'EOT');
+insert into opdata.outbox (function, args)
+select 'connections:setStatus', args || jsonb_build_object('connectionId', 'bulk ' || i)
+from generate_series(1, 9999) i, (select args from opdata.outbox) a
+EOT
+	is(waiting(), 10000, 'ten thousand calls wait');
+	psql(store_sql('newest'));
+	is(waiting(), 10000, 'there are never more');
+	is(psql(q{select count(*) from opdata.outbox where args->>'connectionId' = 'oldest'}), 0, 'the oldest one is gone');
+	is(status()->{convex}{waiting}, 10000, 'the status tells how many wait');
+	psql(q{delete from opdata.outbox where args->>'connectionId' like 'bulk %' and args->>'connectionId' not in ('bulk 1', 'bulk 9999')});
+	return;
+}
+
+# From here on Convex is stopped, and three calls wait.
+sub dump_and_restore
+{
+	my $file = "$PostgreSQL::Test::Utils::tmp_check/outbox.dump";
+	my $rows = q{select * from opdata.outbox order by id};
+
+	psql('create database restored template template0');
+	command_ok([ 'pg_dump', '--format=custom', '-f', $file, $agent->connstr('postgres') ], 'the database is dumped');
+	command_ok([ 'pg_restore', '--exit-on-error', '-d', $agent->connstr('restored'), $file ], 'and restored');
+	is($agent->safe_psql('restored', $rows), psql($rows), 'with all that waits');
+	my $last = psql('select max(id) from opdata.outbox');
+	$agent->safe_psql('restored', store_sql('after the restore'));
+	cmp_ok(
+		$agent->safe_psql('restored', q{select id from opdata.outbox where args->>'connectionId' = 'after the restore'}),
+		'>', $last, 'a new call comes behind it');
+	psql('drop database restored');
+
+	$convex->start;
+	are_told(0, [ 'bulk 1 pending', 'bulk 9999 pending', 'newest pending' ], 'what was left');
+	return;
+}
+
+sub without_token
+{
+	my $from = calls();
+
+	set(map { ("opdata.auth_$_" => '') } qw(token_url client_id client_secret_file));
+	ok(wait_until(sub { grep { !$_->{authorization} } heartbeats() }, $soon),
+		'without token authentication the agent goes on');
+	psql(store_sql('no token'));
+	status_tells(1, qr/the function failed: .*unauthenticated/s, 'no token');
+	ok(wait_until(sub { calls($from) && defined((calls($from))[0]{status}) }, $soon), 'it was tried');
+	my ($call) = calls($from);
+	ok(!$call->{authorization}, 'the call has no header of that name');
+	is($call->{status}, 560, 'the functions of this deployment want one');
+	set(
+		'opdata.auth_token_url' => $issuer->token_url,
+		'opdata.auth_client_id' => 'agent',
+		'opdata.auth_client_secret_file' => $secret_file);
+	are_told($from, ['no token pending'], 'with tokens it is told');
+	return;
+}
+
+sub without_url
+{
+	my $from = calls();
+
+	set('opdata.convex_url' => '');
+	polling('without a URL the workers poll');
+	my ($ended) = workflow('storeCredsWorkflow', connectionId => 'untold', credentials => credentials());
+	is($ended->{result}{status}, 'connected', 'a store by workflow is done');
+	psql(store_sql('untold'));
+	psql(q{select opdata_test('untold')});
+	psql(q{select opdata_delete('untold')});
+	is(waiting(), 0, 'nothing is put aside');
+	is(status()->{convex}, undef, 'the status says that there is none');
+	set('opdata.convex_url' => $convex->url);
+	polling('the workers poll with a URL');
+	psql(store_sql('told again'));
+	are_told($from, ['told again pending'], 'what was done meanwhile is not told');
+	return;
+}
+
+# The worker that tells is ended, and whoever does it then begins with a sign of
+# life: which one it is, is not known.
+sub unhealthy
+{
+	my @before;
+
+	$temporal->stop;
+	ok(wait_until(sub { !status()->{healthy} }, $soon), 'without Temporal the agent is not healthy');
+	foreach my $worker (@{ status()->{workers} })
+	{
+		@before = heartbeats();
+		psql("select pg_terminate_backend($worker->{pid})");
+		last if wait_until(sub { heartbeats() > @before }, 8);
+	}
+	my ($call) = (heartbeats())[-1];
+	is($call->{args}{healthy}, JSON::PP::false, 'the next heartbeat says so');
+	is_deeply($call->{args}{reasons}, ['temporal_unreachable'], 'and why');
+	return;
+}
