@@ -13,6 +13,7 @@
  */
 #include "base/opdata.h"
 
+#include <arpa/inet.h>
 #include <curl/curl.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -155,7 +156,10 @@ is_printable(const char *text)
 static bool
 is_loopback(const char *host)
 {
-	return strcmp(host, "localhost") == 0 || strncmp(host, "127.", 4) == 0 || strcmp(host, "[::1]") == 0;
+	struct in_addr address;
+
+	return strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+		(inet_pton(AF_INET, host, &address) == 1 && ntohl(address.s_addr) >> 24 == 127);
 }
 
 static bool

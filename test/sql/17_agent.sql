@@ -9,6 +9,7 @@ ALTER SYSTEM SET opdata.proxy = 'http://agent:secret@proxy.example:3128';
 ALTER SYSTEM SET opdata.proxy = 'http://proxy.example:3128/path';
 ALTER SYSTEM SET opdata.auth_token_url = 'issuer.example/token';
 ALTER SYSTEM SET opdata.auth_token_url = 'http://issuer.example/token';
+ALTER SYSTEM SET opdata.auth_token_url = 'http://127.evil.example/token';
 ALTER SYSTEM SET opdata.auth_token_url = 'https://user@issuer.example/token';
 ALTER SYSTEM SET opdata.convex_url = 'ftp://deployment.example';
 ALTER SYSTEM SET opdata.temporal_auth = 'password';

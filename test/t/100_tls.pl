@@ -1,0 +1,593 @@
+
+# TLS to Temporal: what is wrong with certificates is told in words, and mended
+# by putting the file right; certificates are replaced while previews run; an API
+# key from a file; connections that are used again.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use File::Copy ();
+use JSON::PP;
+use List::Util qw(max);
+use Opdata::Issuer;
+use Opdata::Temporal;
+use Opdata::TemporalServer;
+use Opdata::Test;
+use Opdata::Toxiproxy;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+# Files are looked at every five seconds, and who gets no connection tries every
+# 12 seconds at the latest; who is refused, every 72.
+my $soon = 40;
+my $refused_soon = 150;
+
+my $json = JSON::PP->new->canonical->allow_nonref;
+my $folder = PostgreSQL::Test::Utils::tempdir('files');
+my $number = 0;
+
+my $issuer = issuer('issuer');
+$issuer->add_client('agent', 'agent_secret', 'acme', [ 'default:write', 'default:worker' ]);
+$issuer->add_client('successor', 'successor_secret', 'acme', [ 'default:write', 'default:worker' ]);
+$issuer->add_client('operator', 'operator_secret', undef, ['temporal-system:admin']);
+$issuer->set_ttl(3600);
+
+# One that wants certificates, one that wants tokens, and one that has two
+# authorities for its clients.
+my $temporal = secure_temporal('temporal', tls => 'mtls');
+my $keyed = secure_temporal('keyed', tls => 'server', jwks => $issuer->jwks_url);
+my $rotated = secure_temporal('rotated', tls => 'mtls', start => 0);
+my $authority = slurp_file($rotated->ca);
+my $other_authority = slurp_file($rotated->cert('other_ca'));
+write_file($rotated->ca, $authority . $other_authority);
+$rotated->start;
+
+$temporal->make_namespace('default');
+$keyed->make_namespace('default', $issuer->token('operator'));
+$rotated->make_namespace('default');
+
+my $faults = toxiproxy('faults');
+
+my $source = source_cluster('source');
+$source->safe_psql('postgres', q{create role reader login password 'reader_pw'});
+
+# Each takes some cases, several at once: they mostly wait.
+my @agents = map {
+	agent_cluster("agent_$_", conf => <<"EOT") } 1 .. 4;
+opdata.interactive_workers = 1
+opdata.bulk_workers = 0
+opdata.org_id = 'acme'
+EOT
+my $rotating = agent_cluster('rotating', conf => "opdata.org_id = 'acme'\n");
+
+system_or_bail('openssl', 'pkcs8', '-topk8', '-in', $temporal->key, '-passout', 'pass:passphrase',
+	'-out', $temporal->key('encrypted'));
+
+files_of_others();
+unusable_files();
+settings();
+environment();
+api_key();
+rotation();
+connections();
+nothing_is_told();
+done_testing();
+
+# ---------------------------------------------------------------- files
+
+# In one step: it may be read at any time.
+sub write_file
+{
+	my ($path, $text) = @_;
+
+	open my $file, '>', "$path.new" or die "$path.new: $!";
+	print $file $text;
+	close $file or die "$path.new: $!";
+	rename "$path.new", $path or die "$path: $!";
+	return $path;
+}
+
+# A folder with copies of the files ca, cert and key, of which any may be undef.
+sub folder_of
+{
+	my (%files) = @_;
+	my $made = "$folder/" . ++$number;
+
+	mkdir $made or die "$made: $!";
+	replace($made, %files);
+	return $made;
+}
+
+sub replace
+{
+	my ($made, %files) = @_;
+
+	write_file("$made/$_", slurp_file($files{$_})) foreach grep { defined $files{$_} } sort keys %files;
+	return;
+}
+
+sub good_files { return (ca => $temporal->ca, cert => $temporal->cert, key => $temporal->key); }
+
+sub settings_of
+{
+	my ($server, $made) = @_;
+
+	return (
+		temporal_address => $server->address,
+		temporal_tls => 'on',
+		temporal_tls_server_name => '',
+		temporal_auth => 'none',
+		temporal_api_key_file => '',
+		map { ("temporal_tls_$_" => $made ? "$made/$_" : '') } qw(ca cert key));
+}
+
+# ---------------------------------------------------------------- questions
+
+sub status { return json($_[0], 'select opdata_status()'); }
+
+sub workers { return @{ status($_[0])->{workers} }; }
+
+sub pids { return join(' ', map { $_->{pid} // 'none' } workers($_[0])); }
+
+sub warned
+{
+	my ($agent, $code) = @_;
+	return scalar grep { $_->{code} eq $code } @{ status($agent)->{warnings} };
+}
+
+# Other settings, at work: in a new process, but for one that has done nothing yet.
+sub set
+{
+	my ($agent, %settings) = @_;
+	my %before = map { ($_->{pid} // 0) => 1 } grep { $_->{state} ne 'not_configured' } workers($agent);
+
+	$agent->append_conf('postgresql.conf',
+		join('', map { "opdata.$_ = '$settings{$_}'\n" } sort keys %settings));
+	$agent->reload;
+	wait_until(sub { !grep { $before{ $_->{pid} // 0 } || $_->{state} =~ /^(?:not_configured|st)/ } workers($agent) }, $soon)
+	  or die 'the workers go on with other settings';
+	return;
+}
+
+sub get
+{
+	my ($agent, $state, $name, $timeout) = @_;
+
+	ok( wait_until(sub { !grep { $_->{state} ne $state } workers($agent) }, $timeout // $soon),
+		$name) or diag($json->encode([ workers($agent) ]));
+	return;
+}
+
+# Whether the workers tell this, until they do.
+sub tells
+{
+	my ($agent, $code, $message, $name) = @_;
+
+	ok( wait_until(
+			sub {
+				!grep { ($_->{lastError}{code} // '') ne $code || $_->{lastError}{message} !~ $message }
+				  workers($agent);
+			},
+			15
+		),
+		$name) or diag($json->encode([ map { $_->{lastError} } workers($agent) ]));
+	return;
+}
+
+# ---------------------------------------------------------------- workflows
+
+sub preview
+{
+	my ($sql, %more) = @_;
+
+	return (
+		type => 'previewQueryWorkflow',
+		workflow_id => 'preview ' . ++$number,
+		task_queue => 'tenant-acme',
+		input => {
+			orgId => 'acme',
+			sql => $sql,
+			credentials => {
+				host => '127.0.0.1',
+				port => $source->port,
+				database => 'postgres',
+				username => 'reader',
+				password => 'reader_pw',
+				sslMode => 'disable'
+			}
+		},
+		%more);
+}
+
+sub works
+{
+	my ($client, $name) = @_;
+	my $ended = $client->execute(preview(q{select 'done'}));
+
+	is($ended->{result} && $ended->{result}{rows}[0][0], 'done', $name) or diag($json->encode($ended));
+	return $ended;
+}
+
+# ---------------------------------------------------------------- cases
+
+# Each case on an agent of its own, all at once: {name, settings or files, state,
+# code, says}. Then put right, by settings if those were wrong, otherwise by the
+# files alone, which nobody is told of.
+sub try_all
+{
+	my (@cases) = @_;
+
+	die 'more cases than agents' if @cases > @agents;
+	foreach my $i (0 .. $#cases)
+	{
+		my $case = $cases[$i];
+
+		$case->{agent} = $agents[$i];
+		$case->{folder} = folder_of(good_files(), %{ $case->{files} // {} });
+		write_file("$case->{folder}/$_", $case->{texts}{$_}) foreach keys %{ $case->{texts} // {} };
+		set($case->{agent}, settings_of($temporal, $case->{folder}), %{ $case->{settings} // {} });
+	}
+	foreach my $case (@cases)
+	{
+		my ($agent, $name) = @$case{qw(agent name)};
+
+		get($agent, $case->{state}, "$name: $case->{state}");
+		tells($agent, $case->{code}, $case->{says}, 'which is told in words');
+		my %problem = $case->{state} eq 'misconfigured' ? (misconfigured => 1) : (temporal_unreachable => 1);
+		ok(warned($agent, $_), 'and warned of') foreach keys %problem;
+		next unless $case->{state} eq 'misconfigured';
+		my $status = status($agent);
+		is_deeply([ @$status{qw(healthy reasons)} ], [ JSON::PP::false, ['misconfigured'] ],
+			'the agent is not healthy, and says why');
+		is($status->{workers}[0]{polls}, 0, 'it does not poll');
+	}
+	foreach my $case (@cases)
+	{
+		$case->{pids} = pids($case->{agent});
+		$case->{settings}
+		  ? set($case->{agent}, settings_of($temporal, $case->{folder}))
+		  : replace($case->{folder}, good_files());
+	}
+	foreach my $case (@cases)
+	{
+		get($case->{agent}, 'polling', "$case->{name}: put right");
+		is(pids($case->{agent}), $case->{pids}, 'by itself') unless $case->{settings};
+		my $status = status($case->{agent});
+		is_deeply([ @$status{qw(healthy reasons)} ], [ JSON::PP::true, [] ], 'the agent is healthy');
+		is_deeply([ grep { $_->{code} =~ /^(?:misconf|temporal_)/ } @{ $status->{warnings} } ],
+			[], 'nothing is warned of');
+	}
+	works($temporal->client, 'a preview is done');
+	return;
+}
+
+# Files that are well made, but not for this server.
+sub files_of_others
+{
+	my %client = (state => 'unreachable', code => 'UNAVAILABLE', says => qr/certificate/i);
+
+	try_all(
+		{ %client, name => 'the CA of somebody else', files => { ca => $temporal->cert('other_ca') } },
+		{   %client,
+			name => 'a client certificate of another CA',
+			files => { map { ($_ => $temporal->$_('other_user')) } qw(cert key) }
+		},
+		{   %client,
+			name => 'a client certificate that has expired',
+			files => { map { ($_ => $temporal->$_('expired_user')) } qw(cert key) }
+		});
+	return;
+}
+
+sub unusable_files
+{
+	my %unusable = (state => 'misconfigured', code => 'TLS_FILES');
+	my $log = -s $agents[3]->logfile;
+
+	try_all(
+		{ %unusable, name => 'garbage for a certificate', texts => { cert => "garbage\n" },
+			says => qr/the certificate file is not a PEM certificate/ },
+		{ %unusable, name => 'an encrypted key', files => { key => $temporal->key('encrypted') },
+			says => qr/the key file is encrypted; give the key without a passphrase/ },
+		{ %unusable, name => 'the key of another certificate', files => { key => $temporal->key('next_user') },
+			says => qr/the key file does not belong to the certificate/ },
+		{ %unusable, name => 'no certificate where it should be', files => { cert => undef },
+			says => qr/the certificate file cannot be opened: No such file/ });
+	my @lines = slurp_file($agents[3]->logfile, $log) =~ /LOG:  (opdata worker .*cannot be used.*)$/mg;
+	is(scalar(@lines), 1, 'it is logged once') or diag(@lines);
+	return;
+}
+
+sub settings
+{
+	my %wrong = (state => 'unreachable', code => 'UNAVAILABLE');
+	my $inner = "127.0.0.1:$temporal->{ports}{'internal-frontend'}{grpcPort}";
+
+	try_all(
+		{ %wrong, name => 'a name that the server does not have', settings => { temporal_tls_server_name => 'else.test' },
+			says => qr/certificate .*name matches .*else\.test/ },
+		{ %wrong, name => 'no client certificate', settings => { temporal_tls_cert => '', temporal_tls_key => '' },
+			says => qr/certificate required|client certificate/ },
+		{ %wrong, name => 'a server without TLS', settings => { temporal_address => $inner },
+			says => qr/\bTLS\b/ },
+		{   name => 'a certificate without a key',
+			state => 'misconfigured',
+			code => 'TLS_FILES',
+			settings => { temporal_tls_key => '' },
+			says => qr/there is a certificate but no key/ });
+
+	set($agents[0], temporal_tls => 'off');
+	get($agents[0], 'unreachable', 'an agent without TLS at a server with it: unreachable');
+	tells($agents[0], 'UNAVAILABLE', qr/\bTLS\b/, 'which is told in words');
+	set($agents[0], temporal_tls => 'on', temporal_tls_server_name => 'temporal.test');
+	get($agents[0], 'polling', 'the server is known by its other name, while the address is 127.0.0.1');
+	set($agents[0], temporal_tls_server_name => '', temporal_tls_ca => '');
+	get($agents[0], 'unreachable', 'without a CA of our own that of the test is not known');
+	set($agents[0], settings_of($temporal, folder_of(good_files())));
+	get($agents[0], 'polling', 'with it, it is');
+	return;
+}
+
+# The postmaster's environment stands in for settings that are empty.
+sub environment
+{
+	my $agent = $agents[1];
+	my $made = folder_of(good_files());
+	my %names = map { ("OP_TEMPORAL_TLS_\U$_" => $_) } qw(cert key);
+
+	set($agent, settings_of($temporal, $made), temporal_tls_cert => '', temporal_tls_key => '');
+	get($agent, 'unreachable', 'no certificate in settings or environment');
+	foreach my $case ([ 'names of files', sub { "$made/$_[0]" } ],
+		[ 'PEM texts', sub { slurp_file("$made/$_[0]") } ])
+	{
+		my ($name, $value) = @$case;
+		local %ENV = (%ENV, map { ($_ => $value->($names{$_})) } keys %names);
+
+		$agent->restart;
+		get($agent, 'polling', "$name in the environment");
+		works($temporal->client, 'a preview is done');
+		ok(!warned($agent, 'certificate_expires'), 'the certificate does not expire soon');
+		isnt(status($agent)->{temporal}{certificateExpiresAt}, undef, 'its end is known');
+	}
+
+	{
+		local %ENV = (%ENV, map { ($_ => "$made/none") } keys %names);
+		$agent->restart;
+		get($agent, 'misconfigured', 'a file in the environment that does not exist');
+		set($agent, settings_of($temporal, $made));
+		get($agent, 'polling', 'settings come first');
+	}
+	$agent->restart;
+	get($agent, 'polling', 'and need no environment');
+	return;
+}
+
+# ---------------------------------------------------------------- API key
+
+sub api_key
+{
+	my $agent = $agents[2];
+	my $file = "$folder/api_key";
+	my ($key, $next_key) = map { $issuer->token($_) } qw(agent successor);
+	my $client = $keyed->client(token => $issuer->token('operator'));
+
+	set($agent, settings_of($keyed), temporal_tls_ca => $keyed->ca, temporal_auth => 'api_key');
+	get($agent, 'misconfigured', 'api_key without a file');
+	tells($agent, 'API_KEY_FILE', qr/opdata\.temporal_api_key_file is empty/, 'which is told');
+	set($agent, temporal_api_key_file => $file);
+	get($agent, 'misconfigured', 'a file that does not exist');
+	tells($agent, 'API_KEY_FILE', qr/opdata\.temporal_api_key_file names cannot be opened: No such file/, 'which is told');
+	ok(warned($agent, 'misconfigured'), 'and warned of');
+	is_deeply(status($agent)->{reasons}, ['misconfigured'], 'it is the reason why the agent is not healthy');
+
+	my $before = pids($agent);
+	write_file($file, "a.b.c\n");
+	get($agent, 'refused', 'a key that the server does not know');
+	tells($agent, 'PERMISSION_DENIED', qr/unauthorized/i, 'which is told');
+	ok(warned($agent, 'temporal_refused'), 'and warned of');
+	write_file($file, "$key\n");
+	get($agent, 'polling', 'the right key in its place', $refused_soon);
+	is(pids($agent), $before, 'by itself');
+	works($client, 'a preview is done');
+	is(status($agent)->{temporal}{auth}, 'api_key', 'the status has the kind of sign-in');
+
+	# gone, it stays in use, and is told of
+	unlink $file or die;
+	tells($agent, 'API_KEY_FILE', qr/cannot be opened/, 'a file that is removed is told of');
+	get($agent, 'polling', 'while the key stays in use');
+	works($client, 'a preview is done');
+
+	# replaced under load, then the old one is worth nothing
+	write_file($file, $next_key);
+	my $until = time() + 8;
+	my @ended;
+	push @ended, $client->execute(preview('select 1')) while time() < $until;
+	$keyed->deny('agent');
+	push @ended, map { $client->execute(preview('select 1')) } 1 .. 20;
+	is_deeply([ grep { !$_->{result} } @ended ], [], 'no preview fails while the key is replaced');
+	cmp_ok(max(map { $_->{seconds} } @ended), '<', 5, 'nor waits');
+	get($agent, 'polling', 'the replaced key is in use');
+	is(pids($agent), $before, 'all that by the same process');
+
+	my $seen = join "\n", slurp_file($agent->logfile), $json->encode(status($agent)),
+	  $agent->safe_psql('postgres', 'select * from pg_stat_activity; select * from pg_settings; select * from opdata_jobs');
+	foreach my $secret (map { split /\./ } $key, $next_key)
+	{
+		next if $secret eq (split /\./, $key)[0];
+		is(index($seen, $secret), -1, 'a part of the key is in no log, status, activity or setting');
+	}
+	return;
+}
+
+# ---------------------------------------------------------------- rotation
+
+# Previews run, several at once, until the sub is true.
+my (@load, %tickets);
+
+sub under_load
+{
+	my ($client, $condition, $name) = @_;
+	my $deadline = time() + $soon;
+	my $true;
+
+	until (($true = $condition->()) || time() >= $deadline)
+	{
+		$tickets{ $client->send('execute', preview('select 1')) } = 1 while keys %tickets < 3;
+		my ($ticket) = sort { $a <=> $b } keys %tickets;
+		delete $tickets{$ticket};
+		push @load, $client->receive($ticket);
+	}
+	ok($true, $name);
+	return;
+}
+
+sub rotation
+{
+	my $client = $rotated->client;
+	my $through = $faults->add('rotated', $rotated->address);
+	my $made = folder_of(ca => $rotated->ca, map { ($_ => $rotated->$_('expiring_user')) } qw(cert key));
+
+	# the CA of the server itself
+	write_file("$made/ca", $authority);
+	set($rotating, settings_of($rotated, $made), temporal_address => $through);
+	get($rotating, 'polling', 'an agent polls with a certificate that expires soon');
+	my $before = pids($rotating);
+	my $status = status($rotating)->{temporal};
+	my $days = json($rotating, "select extract(epoch from '$status->{certificateExpiresAt}'::timestamptz - now()) / 86400");
+	cmp_ok(abs($days - 3), '<', 0.1, 'its end is told');
+	ok(warned($rotating, 'certificate_expires'), 'and warned of');
+
+	# The new one is of another CA, which the server knows, too.
+	under_load($client, sub { @load >= 20 }, 'previews run');
+	my $log = -s $rotating->logfile;
+	replace($made, cert => $rotated->cert('other_user'));
+	under_load(
+		$client,
+		sub {
+			!grep { ($_->{lastError}{message} // '') !~ /the key file does not belong to the certificate/ }
+			  workers($rotating);
+		},
+		'a new certificate without its key is told of by all workers');
+	is_deeply([ grep { $_->{state} ne 'polling' } workers($rotating) ], [], 'they poll');
+	ok(status($rotating)->{healthy}, 'healthily');
+	is(status($rotating)->{temporal}{certificateExpiresAt}, $status->{certificateExpiresAt}, 'with the old one');
+	like(slurp_file($rotating->logfile, $log), qr/What was read before stays in use\./, 'the log says so');
+
+	replace($made, key => $rotated->key('other_user'));
+	under_load(
+		$client,
+		sub {
+			status($rotating)->{temporal}{certificateExpiresAt} ne $status->{certificateExpiresAt};
+		},
+		'with its key, too, it is taken');
+	ok(!warned($rotating, 'certificate_expires'), 'the warning is gone');
+
+	# Until each process has looked. Then the server has only the new one's CA.
+	my $until = time() + 6;
+	under_load($client, sub { time() >= $until }, 'previews run on');
+	write_file($rotated->ca, $other_authority);
+	under_load($client, sub { lets_in($rotated, 'expiring_user') == 0 }, 'the server does not let the old one in any more');
+	ok(lets_in($rotated, 'other_user'), 'but the new one');
+	under_load($client, sub { !%tickets || @load >= 100 }, 'previews run on');
+	push @load, $client->receive($_) foreach sort { $a <=> $b } keys %tickets;
+	%tickets = ();
+	note(scalar(@load) . ' previews');
+	is_deeply([ grep { !$_->{result} } @load ], [], 'no preview has failed');
+	cmp_ok(max(map { $_->{seconds} } @load), '<', 10, 'or waited')
+	  or diag(join ' ', map { $_->{seconds} } @load);
+
+	# all of them new
+	$faults->disable('rotated');
+	get($rotating, 'unreachable', 'all connections are cut');
+	$faults->enable('rotated');
+	get($rotating, 'polling', 'new connections have the new certificate');
+	is(pids($rotating), $before, 'all that by the same processes');
+	works($client, 'a preview is done');
+	return;
+}
+
+# Does this server take connections with that certificate?
+sub lets_in
+{
+	my ($server, $name) = @_;
+	my $said = '';
+
+	# with TLS 1.2 the handshake tells
+	IPC::Run::run(
+		[
+			qw(openssl s_client -tls1_2 -alpn h2 -connect), $server->address,
+			'-cert', $server->cert($name), '-key', $server->key($name)
+		],
+		'<', \'', '>', \$said, '2>&1', IPC::Run::timeout($soon));
+	return $said =~ /alert|refused/ ? 0 : 1;
+}
+
+# ---------------------------------------------------------------- connections
+
+# How often somebody has connected there.
+sub accepted
+{
+	my ($name) = @_;
+	my $log = slurp_file($faults->log_file);
+
+	return scalar grep { /"name":"\Q$name\E"/ && /"Accepted client"/ } split /\n/, $log;
+}
+
+sub connections
+{
+	my $agent = $agents[3];
+	my $client = $temporal->client;
+
+	# the others would take the work
+	$_->stop foreach @agents[ 0 .. 2 ], $rotating;
+	set($agent, settings_of($temporal, folder_of(good_files())),
+		temporal_address => $faults->add('counted', $temporal->address));
+	get($agent, 'polling', 'an agent polls');
+	works($client, 'a preview is done');
+
+	my $before = accepted('counted');
+	cmp_ok($before, '>', 0, 'connections are counted');
+	my @ended = map { $client->execute(preview('select 1')) } 1 .. 50;
+	is_deeply([ grep { !$_->{result} } @ended ], [], 'fifty previews, one after the other');
+	my $made = accepted('counted') - $before;
+	note("$made connections for 50 previews");
+	cmp_ok($made, '<', 25, 'use the same connections again');
+
+	# near a megabyte, there and back, in small pieces
+	foreach my $direction ('downstream', 'upstream')
+	{
+		$faults->toxic('counted', 'slicer', { average_size => 1400, size_variation => 700, delay => 0 }, $direction);
+	}
+	$before = accepted('counted');
+	my $columns = join ', ', map { "rpad(n || ' $_ ', 1010, md5(n::text))" } 'a' .. 'j';
+	foreach my $i (1 .. 8)
+	{
+		my $ended = $client->execute(preview("select $columns from generate_series($i, $i + 98) n"));
+		my $result = $ended->{result};
+
+		is($result && $result->{rowCount}, 99, "large answer $i comes") or diag($json->encode($ended));
+		is($result && $result->{truncated}, JSON::PP::false, 'whole');
+		cmp_ok(length $json->encode($result // {}), '>', 1_000_000, 'and large');
+		like($result && $result->{rows}[98][9], qr/^@{[ $i + 98 ]} j /, 'with its last cell');
+		cmp_ok($ended->{seconds}, '<', 10, 'without waiting');
+	}
+	cmp_ok(accepted('counted') - $before, '<', 8, 'over the same connections');
+	return;
+}
+
+# ---------------------------------------------------------------- logs
+
+sub nothing_is_told
+{
+	foreach my $agent (@agents, $rotating)
+	{
+		my $log = slurp_file($agent->logfile);
+
+		unlike($log, qr/terminated by signal|PANIC|reader_pw/, 'no crash, and no password, is in the log');
+		unlike($log, qr/BEGIN [A-Z ]*(?:KEY|CERTIFICATE)/, 'nor a key');
+	}
+	return;
+}
