@@ -78,6 +78,7 @@
 /* HTTP */
 #define OPD_HTTP_MAX_CONNECTIONS 256	/* of one process, idle ones included */
 #define OPD_HTTP_CONNECT_TIMEOUT_MS 10000
+#define OPD_HTTP_KEPT_CONNECTIONS 32	/* for another call */
 #define OPD_HTTP_KEEPALIVE_S	15	/* silence, before the first and between others; three are sent */
 #define OPD_HTTP_REUSE_S		180 /* age of a connection; Temporal's server ends them at 300, +-10 % */
 #define OPD_HTTP_BODIES_MAX_BYTES (64 * 1024 * 1024)	/* of all answers under way */

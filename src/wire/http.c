@@ -491,6 +491,7 @@ opd_http_new(OpdLoop *loop)
 	curl_multi_setopt(http->multi, CURLMOPT_TIMERDATA, http);
 	/* a long poll must not share its connection with an answer */
 	curl_multi_setopt(http->multi, CURLMOPT_PIPELINING, (long) CURLPIPE_NOTHING);
+	curl_multi_setopt(http->multi, CURLMOPT_MAXCONNECTS, (long) OPD_HTTP_KEPT_CONNECTIONS);
 	return http;
 }
 
