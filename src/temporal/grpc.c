@@ -18,6 +18,9 @@
 #include "base/text.h"
 #include "temporal/grpc.h"
 
+/* A connection that breaks within this has perhaps never been taken. */
+#define HANDSHAKE_MS	2000
+
 struct OpdGrpcCall
 {
 	OpdHttpCall *http_call;
@@ -179,8 +182,10 @@ explain(const OpdGrpcCall *call, const char *problem)
 		if (strstr(problem, known[i].part) != NULL)
 			meaning = known[i].meaning;
 	}
-	if (meaning == NULL && (strstr(problem, "reset") != NULL || strstr(problem, "Broken pipe") != NULL ||
-							strstr(problem, "not closed cleanly") != NULL))
+	/* not where somebody has listened for a while */
+	if (meaning == NULL && opd_now_ms() - call->started_ms < HANDSHAKE_MS &&
+		(strstr(problem, "reset") != NULL || strstr(problem, "Broken pipe") != NULL ||
+		 strstr(problem, "not closed cleanly") != NULL))
 		meaning = call->tls ? "the server hung up; perhaps it refuses our client certificate" :
 			"the server hung up; perhaps it wants TLS";
 	return meaning != NULL ? psprintf("%s (%s)", meaning, problem) : problem;

@@ -114,11 +114,11 @@ my ($source_port) = $through{source} =~ /:(\d+)$/;
 # what is done to the table of connections is written down
 $agent->safe_psql(
 	'postgres', q{
-	create table public.effect (id text, operation text);
+	create table public.effect (n bigint generated always as identity, id text, operation text);
 	create index on public.effect (id);
 	create function public.note_effect() returns trigger language plpgsql as $$
 	begin
-		insert into public.effect values (coalesce(new.id, old.id), tg_op);
+		insert into public.effect (id, operation) values (coalesce(new.id, old.id), tg_op);
 		return null;
 	end $$;
 	create trigger note_effect after insert or delete on opdata.connection
@@ -312,7 +312,7 @@ sub end_job
 	if ($kind =~ /store|delete/)
 	{
 		my $effects = $agent->safe_psql('postgres',
-			"select coalesce(string_agg(operation, ' '), 'nothing') from public.effect where id = '$id'");
+			"select coalesce(string_agg(operation, ' ' order by n), 'nothing') from public.effect where id = '$id'");
 		my $wanted = $kind eq 'delete' ? 'INSERT DELETE' : $end eq 'ok' ? 'INSERT' : 'nothing';
 
 		$good &&= $effects eq $wanted;
