@@ -275,7 +275,7 @@ opdata_status(PG_FUNCTION_ARGS)
 	warn_of_workers(&warnings);
 	parts[1] = agent_facts(&warnings);
 	parts[2] = temporal_facts(&warnings);
-	parts[3] = opd_tokencell_facts();
+	parts[3] = opd_conf_wants_token() ? opd_tokencell_facts() : NULL;
 	parts[4] = convex_facts(&warnings);
 
 	opd_json_begin_object(&json);

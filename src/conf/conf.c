@@ -494,3 +494,10 @@ opd_conf_convex_url(void)
 {
 	return text_of(offsetof(OpdWorkerConf, convex_url));
 }
+
+bool
+opd_conf_wants_token(void)
+{
+	return conf_temporal_auth == OPD_AUTH_TOKEN ||
+		text_of(offsetof(OpdWorkerConf, auth_token_url))[0] != '\0';
+}

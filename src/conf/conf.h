@@ -76,6 +76,9 @@ extern const char *opd_conf_org_id(void);
 extern const char *opd_conf_temporal_address(void);
 extern int	opd_conf_job_retention_s(void);
 
+/* Does the agent need a token? */
+extern bool opd_conf_wants_token(void);
+
 /* Where the control plane's HTTP API is; "": it is told nothing. */
 extern const char *opd_conf_convex_url(void);
 

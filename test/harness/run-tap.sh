@@ -4,7 +4,7 @@
 #
 #   run-tap.sh FILE...            files as seen from the top of the checkout
 #
-# PROVE_JOBS files run at once (default 3): they mostly wait.
+# PROVE_JOBS files run at once (default 4): they mostly wait.
 #
 # The modules are PostgreSQL's own (PostgreSQL::Test::Cluster) and ours on top
 # of them (Opdata::Test).
@@ -26,7 +26,7 @@ as_tester env PG_REGRESS="$pgxs_test/regress/pg_regress" TESTDIR="$scratch" \
 	OPD_TOXIPROXY="$(test/harness/install-servers.sh --where toxiproxy-server)" \
 	OPD_NODE="$(test/harness/install-servers.sh --where node)" \
 	OPD_NODE_MODULES="$modules" \
-	prove -j "${PROVE_JOBS:-3}" -I "$pgxs_test/perl" -I test/perl "$@" || status=$?
+	prove -j "${PROVE_JOBS:-4}" -I "$pgxs_test/perl" -I test/perl "$@" || status=$?
 
 if [ $status -ne 0 ]; then
 	keep_logs tmp_check/log
