@@ -152,6 +152,14 @@ is_printable(const char *text)
 	return true;
 }
 
+/* PostgreSQL's own message would repeat the value, and a password in it. */
+static void
+hide_value(const char *value, const char *name)
+{
+	if (strchr(value, '@') != NULL)
+		GUC_check_errmsg("invalid value for %s, which is not repeated since it may hold a password", name);
+}
+
 /* Only to ourselves may a secret be sent in the clear. */
 static bool
 is_loopback(const char *host)
@@ -177,6 +185,7 @@ check_https_url(char **newval, void **extra, GucSource source)
 		url_part(url, CURLUPART_USER) != NULL || url_part(url, CURLUPART_FRAGMENT) != NULL)
 	{
 		refused = "opdata.auth_token_url or opdata.convex_url";
+		hide_value(url, refused);
 		GUC_check_errdetail("It is no URL, or has a user name or a fragment.");
 		GUC_check_errhint("Write it like https://example.com/path.");
 		return false;
@@ -184,6 +193,7 @@ check_https_url(char **newval, void **extra, GucSource source)
 	if (strcmp(scheme, "https") == 0 || (strcmp(scheme, "http") == 0 && is_loopback(host)))
 		return true;
 	refused = "opdata.auth_token_url or opdata.convex_url";
+	hide_value(url, refused);
 	GUC_check_errdetail("Secrets are sent there, and only https:// keeps them.");
 	GUC_check_errhint("http:// is taken for localhost only.");
 	return false;
@@ -204,8 +214,7 @@ check_proxy(char **newval, void **extra, GucSource source)
 	if (url_part(url, CURLUPART_PASSWORD) != NULL)
 	{
 		refused = "opdata.proxy";
-		/* PostgreSQL's own message would repeat it */
-		GUC_check_errmsg("a password stands in opdata.proxy");
+		hide_value(proxy, refused);
 		GUC_check_errdetail("A setting is no place for a password.");
 		GUC_check_errhint("Put it into a file and name that in opdata.proxy_password_file.");
 		return false;
@@ -215,6 +224,7 @@ check_proxy(char **newval, void **extra, GucSource source)
 		(path == NULL || strcmp(path, "/") == 0) && url_part(url, CURLUPART_QUERY) == NULL)
 		return true;
 	refused = "opdata.proxy";
+	hide_value(proxy, refused);
 	GUC_check_errdetail("It is no http://host:port.");
 	GUC_check_errhint("Write it like http://proxy.example:3128, or http://user@proxy.example:3128.");
 	return false;

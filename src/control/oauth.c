@@ -173,6 +173,15 @@ claims_of(const char *token)
 	return opd_answer_object(decoded, len);
 }
 
+/* Three parts, of which the first is a JSON object in base64url. */
+static bool
+looks_like_jwt(const char *token)
+{
+	const char *dot = strchr(token, '.');
+
+	return strncmp(token, "ey", 2) == 0 && dot != NULL && strchr(dot + 1, '.') != NULL;
+}
+
 static void
 set_failure(OpdOauthFailure *failure, const char *code, bool refused, char *message)
 {
@@ -279,7 +288,13 @@ opd_oauth_take(OpdOauthCall *call, OpdOauthFailure *failure)
 	claims = claims_of(token->token);
 	token->issuer = opd_answer_text(claims, "iss", OPD_CLAIM_MAX_CHARS);
 	token->audience = opd_answer_text(claims, "aud", OPD_CLAIM_MAX_CHARS);
-	token->org_id = opd_answer_text(claims, "org_id", OPD_CLAIM_MAX_CHARS);
+	if (claims != NULL && opd_json_find(claims, "org_id", &v))
+	{
+		token->org_id = v.type == jbvString ? opd_json_string(&v) : NULL;
+		token->org_unclear = v.type != jbvString;
+	}
+	else
+		token->org_unclear = claims == NULL && looks_like_jwt(token->token);
 	token->client_id = opd_answer_text(claims, "client_id", OPD_CLAIM_MAX_CHARS);
 	if (token->client_id == NULL)
 		token->client_id = opd_answer_text(claims, "sub", OPD_CLAIM_MAX_CHARS);

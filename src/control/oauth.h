@@ -35,7 +35,8 @@ typedef struct OpdOauthToken
 	char	   *issuer;			/* claims, fit to be shown; NULL: it has none such */
 	char	   *audience;
 	char	   *client_id;
-	char	   *org_id;
+	char	   *org_id;			/* as it is, to be compared */
+	bool		org_unclear;	/* there is one, but not as a string */
 } OpdOauthToken;
 
 /* Why there is none. */

@@ -30,7 +30,6 @@ typedef struct Files
 	MemoryContext texts;		/* of the texts in use */
 	char	   *paths[N_FILES]; /* NULL: none */
 	struct stat seen[N_FILES];	/* when they were read last */
-	MemoryContextCallback wipe;
 } Files;
 
 static const char *const setting_of[N_FILES] = {"CA", "certificate", "key"};
@@ -110,12 +109,20 @@ is_text(const char *path)
 }
 
 static void
-wipe_key(void *arg)
+wipe_text(void *arg)
 {
-	Files	   *files = arg;
+	OPENSSL_cleanse(arg, strlen(arg));
+}
 
-	if (files->public.key != NULL)
-		OPENSSL_cleanse(unconstify(char *, files->public.key), strlen(files->public.key));
+/* When its memory context goes. */
+static void
+wipe_at_reset(char *text)
+{
+	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
+
+	callback->func = wipe_text;
+	callback->arg = text;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
 }
 
 /* Why the texts cannot be used together; NULL when they can. */
@@ -175,6 +182,8 @@ read_files(Files *files)
 		if (texts[i] == NULL)
 			problem = psprintf("the %s file %s", setting_of[i], why);
 	}
+	if (texts[2] != NULL)
+		wipe_at_reset(texts[2]);
 	if (problem == NULL)
 		problem = texts_problem(texts);
 	set_problem(files, problem);
@@ -187,12 +196,9 @@ read_files(Files *files)
 		 !same_text(texts[2], files->public.key));
 	if (!other)
 	{
-		if (texts[2] != NULL)
-			OPENSSL_cleanse(texts[2], strlen(texts[2]));
 		MemoryContextDelete(context);
 		return false;
 	}
-	wipe_key(files);
 	if (files->texts != NULL)
 		MemoryContextDelete(files->texts);
 	files->texts = context;
@@ -218,9 +224,6 @@ opd_certfiles_new(const OpdCertPaths *paths)
 		files->paths[i] = is_text(given[i]) || is_absolute_path(given[i]) ? pstrdup(given[i]) :
 			psprintf("%s/%s", DataDir, given[i]);
 	}
-	files->wipe.func = wipe_key;
-	files->wipe.arg = files;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, &files->wipe);
 	(void) read_files(files);
 	return &files->public;
 }

@@ -11,6 +11,7 @@
  */
 #include "base/opdata.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 
@@ -34,7 +35,9 @@ static void
 add(OpdStatement *insert, Datum *values)
 {
 	static OpdStatement bound = {
-		.sql = "DELETE FROM opdata.outbox WHERE id <= $1",
+		/* never waiting for who does the same */
+		.sql = "DELETE FROM opdata.outbox WHERE id IN"
+		" (SELECT id FROM opdata.outbox WHERE id <= $1 FOR UPDATE SKIP LOCKED)",
 		.n_args = 1,
 		.arg_types = {INT8OID}
 	};
@@ -47,7 +50,9 @@ add(OpdStatement *insert, Datum *values)
 	{
 		id = opd_sql_datum(0, 1, &isnull);
 		id = Int64GetDatum(DatumGetInt64(id) - OPD_OUTBOX_MAX_CALLS);
-		(void) opd_sql_run(&bound, &id, NULL);
+		/* with an old snapshot it could fail for what others have deleted since */
+		if (!IsolationUsesXactSnapshot())
+			(void) opd_sql_run(&bound, &id, NULL);
 		filled = true;
 	}
 	opd_sql_end(&scope);

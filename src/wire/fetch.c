@@ -27,6 +27,7 @@ struct OpdFetch
 	char	   *port;
 	bool		literal;		/* the host is an address */
 	OpdTimer   *refused;		/* fires when it could not even begin */
+	MemoryContextCallback on_reset;
 	OpdError   *error;
 	OpdFetchDone done;
 	void	   *arg;
@@ -89,6 +90,12 @@ on_refused(void *arg)
 }
 
 static void
+free_timer(void *arg)
+{
+	opd_timer_free(arg);
+}
+
+static void
 on_resolved(void *arg, const OpdNetAddr *addresses, int n_addresses, OpdError *error)
 {
 	OpdFetch   *fetch = arg;
@@ -147,6 +154,9 @@ opd_fetch_start(OpdLoop *loop, OpdHttp *http, const OpdHttpRequest *request,
 	{
 		fetch->refused = opd_timer_new(loop, on_refused, fetch);
 		opd_timer_set(fetch->refused, opd_now_ms());
+		fetch->on_reset.func = free_timer;
+		fetch->on_reset.arg = fetch->refused;
+		MemoryContextRegisterResetCallback(CurrentMemoryContext, &fetch->on_reset);
 	}
 	else if (fetch->route.proxy != NULL)
 		(void) opd_http_start(http, &fetch->request, on_result, fetch);

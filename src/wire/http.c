@@ -545,6 +545,9 @@ set_route(OpdHttpCall *call, const OpdHttpRoute *route)
 	SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
 	/* a passphrase is never asked for on a terminal */
 	SET(CURLOPT_KEYPASSWD, "");
+	/* else the system's CAs would count besides */
+	if (route->ca != NULL)
+		SET(CURLOPT_CAPATH, NULL);
 	ok = ok && set_blob(easy, CURLOPT_CAINFO_BLOB, route->ca) &&
 		set_blob(easy, CURLOPT_SSLCERT_BLOB, route->cert) &&
 		set_blob(easy, CURLOPT_SSLKEY_BLOB, route->key);

@@ -42,6 +42,7 @@ typedef struct OpdCourier
 	double		heartbeat_ms;	/* the next sign of life */
 	double		look_ms;		/* the next look at the outbox */
 	uint64		outbox;			/* count of messages when it was looked at */
+	int64		failed;			/* the call that failed last; -1: none, 0: a sign of life */
 	bool		told;			/* that it cannot deliver is in the log */
 	bool		renewed;		/* one other token was asked for */
 } OpdCourier;
@@ -168,8 +169,12 @@ take_answer(OpdAgent *agent)
 	OpdCourier *courier = agent->courier;
 	OpdConvexReply reply = opd_convex_take(courier->convex);
 
+	/* a sign of life says nothing about a message that is not taken */
+	if (reply.end == OPD_CONVEX_DONE && courier->call.id == 0 && courier->failed > 0)
+		return;
 	if (reply.end == OPD_CONVEX_DONE)
 	{
+		courier->failed = -1;
 		if (courier->told)
 			ereport(LOG,
 					(errmsg("opdata reaches the HTTP API of the control plane again")));
@@ -183,6 +188,7 @@ take_answer(OpdAgent *agent)
 	}
 
 	opd_state_note_delivery(reply.message);
+	courier->failed = courier->call.id;
 	if (!courier->told)
 		ereport(LOG,
 				(errmsg("opdata cannot tell the HTTP API of the control plane: %s", reply.message),
@@ -202,6 +208,7 @@ take_answer(OpdAgent *agent)
 					(errmsg("opdata gives up a message to the control plane, %s: %s",
 							courier->call.function, reply.message)));
 			in_transaction(remove_call, courier);
+			courier->failed = 0;
 		}
 		else
 			in_transaction(note_failure, courier);
@@ -260,5 +267,8 @@ void
 opd_courier_start(OpdAgent *agent)
 {
 	if (agent->conf->convex_url[0] != '\0')
+	{
 		agent->courier = palloc0(sizeof(OpdCourier));
+		agent->courier->failed = -1;
+	}
 }

@@ -20,6 +20,7 @@
 #include "worker/state.h"
 
 #define CHANNEL			"opdata_health"
+#define NOT_TOLD		((OpdHealth) ~0)	/* what the last notification did not say */
 /* What passes by itself is not told: a restart, one poll that broke. */
 #define LASTS_MS		5000
 #define STARTS_MS		30000
@@ -156,7 +157,10 @@ opd_health_tell(void)
 	ereport(LOG,
 			(errmsg("the opdata agent is %s%s", health == 0 ? "" : "not healthy: ", opd_health_text(health))));
 	error = opd_guarded_transaction(notify, &health, false);
-	if (error != NULL)
-		ereport(LOG,
-				(errmsg("opdata could not send a notification: %s", error->message)));
+	if (error == NULL)
+		return;
+	ereport(LOG,
+			(errmsg("opdata could not send a notification: %s", error->message)));
+	/* to be told at the next look */
+	(void) opd_state_claim_notice(NOT_TOLD);
 }

@@ -19,11 +19,19 @@
 #include "worker/route.h"
 #include "worker/state.h"
 
+/* What may be wrong. */
+enum
+{
+	TLS_FILES,
+	PROXY_PASSWORD,
+	API_KEY,
+	N_PROBLEMS
+};
+
 typedef struct OpdRoute
 {
 	OpdCertFiles *certificates; /* NULL: no TLS */
-	const char *shown_problem;	/* in the log already */
-	bool		has_problem;
+	char	   *shown[N_PROBLEMS];	/* in the log already; NULL: none */
 	bool		changed;		/* what is used, at this look */
 	char	   *proxy;			/* without a user */
 	char	   *proxy_user;
@@ -126,25 +134,25 @@ apply(OpdAgent *agent)
  * older that could be used.
  */
 static void
-note_problem(OpdAgent *agent, const char *code, const char *problem, bool fatal)
+note_problem(OpdAgent *agent, int which, const char *problem, bool fatal)
 {
-	OpdRoute   *route = agent->route;
-	MemoryContext old;
+	static const char *const codes[] = {"TLS_FILES", "PROXY_PASSWORD_FILE", "API_KEY_FILE"};
+	char	  **shown = &agent->route->shown[which];
 
-	if (problem == NULL)
-		return;
-	route->has_problem = true;
-	agent->route_problem |= fatal;
-	opd_state_note_error(code, problem);
-	if (route->shown_problem != NULL && strcmp(route->shown_problem, problem) == 0)
-		return;
-	old = MemoryContextSwitchTo(agent->context);
-	route->shown_problem = pstrdup(problem);
-	MemoryContextSwitchTo(old);
-	ereport(LOG,
-			(errmsg("opdata worker \"%s\": %s", agent->name, problem),
-			 fatal ? errhint("No tasks are asked for until that is mended; the files are looked at every few seconds.") :
-			 errhint("What was read before stays in use.")));
+	if (problem != NULL)
+	{
+		agent->route_problem |= fatal;
+		opd_state_note_error(codes[which], problem);
+		if (*shown != NULL && strcmp(*shown, problem) == 0)
+			return;
+		ereport(LOG,
+				(errmsg("opdata worker \"%s\": %s", agent->name, problem),
+				 fatal ? errhint("No tasks are asked for until that is mended; the files are looked at every few seconds.") :
+				 errhint("What was read before stays in use.")));
+	}
+	if (*shown != NULL)
+		pfree(*shown);
+	*shown = problem != NULL ? MemoryContextStrdup(agent->context, problem) : NULL;
 }
 
 void
@@ -154,28 +162,25 @@ opd_route_look(OpdAgent *agent)
 	const OpdWorkerConf *conf = agent->conf;
 
 	agent->route_problem = false;
-	route->has_problem = false;
 	route->changed = false;
 	if (route->certificates != NULL)
 	{
 		route->changed = opd_certfiles_look(route->certificates);
-		note_problem(agent, "TLS_FILES",
+		note_problem(agent, TLS_FILES,
 					 route->certificates->problem ?
 					 psprintf("the TLS files for Temporal cannot be used: %s", route->certificates->problem) : NULL,
 					 !route->certificates->usable);
 	}
 	if (conf->proxy_password_file[0] != '\0')
-		note_problem(agent, "PROXY_PASSWORD_FILE",
+		note_problem(agent, PROXY_PASSWORD,
 					 read_secret(agent, "opdata.proxy_password_file", conf->proxy_password_file, &route->proxy_password),
 					 route->proxy_password == NULL);
 	if (conf->temporal_auth == OPD_AUTH_API_KEY)
-		note_problem(agent, "API_KEY_FILE",
+		note_problem(agent, API_KEY,
 					 conf->temporal_api_key_file[0] == '\0' ?
 					 "opdata.temporal_auth is api_key, but opdata.temporal_api_key_file is empty" :
 					 read_secret(agent, "opdata.temporal_api_key_file", conf->temporal_api_key_file, &route->api_key),
 					 route->api_key == NULL);
-	if (!route->has_problem)
-		route->shown_problem = NULL;
 	apply(agent);
 	/* whoever has mended something need not wait for the end of a pause */
 	if (route->changed)

@@ -20,17 +20,21 @@
 #include "utils/memutils.h"
 
 #include "base/limits.h"
+#include "base/text.h"
 #include "control/oauth.h"
 #include "secret/certfiles.h"
 #include "worker/agent.h"
 #include "worker/state.h"
 #include "worker/tokencell.h"
 
+#define COPY_LOOK_MS	1000
+
 typedef struct OpdSignin
 {
 	uint32		settings;		/* hash of what a token depends on */
 	MemoryContext call_context;	/* of the call under way; NULL: none */
 	OpdOauthCall *call;
+	double		call_until_ms;	/* name resolution has no end of its own */
 	uint64		generation;		/* of the token in use; 0: none */
 	uint64		refused;		/* the last one that was refused */
 	char	   *token;
@@ -129,6 +133,14 @@ fail_here(OpdSignin *signin, const char *code, bool refused, char *message)
 }
 
 static void
+end_call(OpdSignin *signin)
+{
+	MemoryContextDelete(signin->call_context);
+	signin->call_context = NULL;
+	signin->call = NULL;
+}
+
+static void
 begin_call(OpdAgent *agent)
 {
 	OpdSignin  *signin = agent->signin;
@@ -164,13 +176,13 @@ begin_call(OpdAgent *agent)
 		fail_here(signin, "secret_file", false,
 				  psprintf("the file that opdata.auth_client_secret_file names %s", problem));
 		MemoryContextSwitchTo(old);
-		MemoryContextDelete(signin->call_context);
-		signin->call_context = NULL;
+		end_call(signin);
 		return;
 	}
 	request.client_secret = secret;
 	policy.allowed_hosts = pstrdup(policy.allowed_hosts);	/* outlives a reload */
 	signin->call = opd_oauth_start(agent->loop, agent->http, &request);
+	signin->call_until_ms = opd_now_ms() + 1.5 * OPD_CONTROL_TIMEOUT_MS;
 	OPENSSL_cleanse(secret, strlen(secret));
 	MemoryContextSwitchTo(old);
 }
@@ -185,18 +197,20 @@ take_answer(OpdAgent *agent)
 
 	if (token == NULL)
 		fail(signin, &failure);
+	else if (token->org_unclear)
+		fail_here(signin, opd_error_name(OPD_TENANT_MISMATCH), true,
+				  "the token's claims cannot be read, or its org_id is no string");
 	else if (token->org_id != NULL && strcmp(token->org_id, agent->conf->org_id) != 0)
 		fail_here(signin, opd_error_name(OPD_TENANT_MISMATCH), true,
-				  psprintf("the token is for organisation \"%s\", which is not opdata.org_id", token->org_id));
+				  psprintf("the token is for organisation \"%s\", which is not opdata.org_id",
+						   opd_text_clean(token->org_id, strlen(token->org_id), OPD_CLAIM_MAX_CHARS, NULL)));
 	else if (opd_tokencell_put(signin->settings, token))
 		ereport(LOG,
 				(errmsg("the opdata agent has a token again")));
 	if (token != NULL)
 		OPENSSL_cleanse(token->token, strlen(token->token));
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(signin->call_context);
-	signin->call_context = NULL;
-	signin->call = NULL;
+	end_call(signin);
 }
 
 double
@@ -209,6 +223,17 @@ opd_signin_advance(OpdAgent *agent)
 		return INFINITY;
 	if (signin->call != NULL && opd_oauth_answered(signin->call))
 		take_answer(agent);
+	else if (signin->call != NULL && opd_now_ms() > signin->call_until_ms)
+	{
+		end_call(signin);
+		fail_here(signin, "unreachable", false, "the name of the token endpoint was not resolved in time");
+	}
+	/* one who leaves, and a copy, ask no more */
+	if (agent->stopping || agent->is_copy)
+	{
+		opd_tokencell_give_up();
+		return agent->stopping ? INFINITY : opd_now_ms() + COPY_LOOK_MS;
+	}
 	if (agent->client->bearer_refused && agent->conf->temporal_auth == OPD_AUTH_TOKEN)
 		(void) opd_signin_refused(agent);
 	agent->client->bearer_refused = false;
@@ -216,9 +241,9 @@ opd_signin_advance(OpdAgent *agent)
 	view = opd_tokencell_look(signin->settings);
 	if (view.generation != signin->generation)
 		adopt(agent, view.generation);
-	if (view.fetch)
+	if (view.fetch && signin->call == NULL)
 		begin_call(agent);
-	return view.look_at_ms;
+	return signin->call != NULL ? Min(view.look_at_ms, signin->call_until_ms + 1) : view.look_at_ms;
 }
 
 void

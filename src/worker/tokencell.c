@@ -128,11 +128,14 @@ opd_tokencell_copy(uint64 generation)
 	bool		there;
 
 	LWLockAcquire(lock, LW_SHARED);
-	there = cell->generation == generation;
+	there = cell->generation == generation && cell->token[0] != '\0';
 	if (there)
 		strlcpy(token, cell->token, sizeof(cell->token));
 	LWLockRelease(lock);
-	return there ? token : NULL;
+	if (there)
+		return token;
+	pfree(token);
+	return NULL;
 }
 
 bool
@@ -231,7 +234,7 @@ opd_tokencell_fail(uint32 settings, const OpdOauthFailure *failure)
 	cell->failure_message[len] = '\0';
 	cell->failed_at = GetCurrentTimestamp();
 	/* one who is not wanted any more does not use up what is left of a token */
-	if (failure->refused)
+	if (failure->refused && cell->settings == settings)
 	{
 		cell->ends_at_ms = 0;
 		OPENSSL_cleanse(cell->token, sizeof(cell->token));
@@ -271,7 +274,8 @@ opd_tokencell_facts(void)
 	if (!copy->asked)
 		return NULL;
 
-	usable = copy->generation != 0 && now < copy->ends_at_ms;
+	/* a token that was got with other settings is none */
+	usable = copy->generation != 0 && now < copy->ends_at_ms && copy->settings == copy->tried;
 	if (copy->failed_at != 0)
 	{
 		opd_json_begin_object(&json);

@@ -37,6 +37,7 @@ my @expected = (
 	qr/^\[opdata worker\] LOG:  opdata job previewQuery failed: extension opdata does not exist in this database$/,
 	qr/^\[opdata worker\] DETAIL:  SQLSTATE 55000$/,
 	qr/^\[opdata worker\] LOG:  opdata could not record the failure of a job: (?:canceling statement due to lock timeout|extension opdata does not exist in this database)$/,
+	qr/^\[opdata worker\] LOG:  the opdata agent is (?:healthy|not healthy: [a-z_, ]+)$/,
 	qr/^\[opdata worker\] HINT:  It goes on trying; opdata_status\(\) tells when it succeeds\.$/,
 );
 

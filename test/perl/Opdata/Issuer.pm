@@ -69,7 +69,7 @@ sub new
 	my $self = bless {
 		name => $name,
 		owner => $$,
-		log => "$PostgreSQL::Test::Utils::log_path/$name.log",
+		log => Opdata::Temporal::log_of($name),
 		folder => PostgreSQL::Test::Utils::tempdir($name),
 		port => PostgreSQL::Test::Cluster::get_free_port(),
 		clock => $opts{clock},

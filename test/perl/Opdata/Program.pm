@@ -59,7 +59,7 @@ sub new
 		%keys,
 		name => $name,
 		owner => $$,
-		log => "$PostgreSQL::Test::Utils::log_path/$name.log"
+		log => Opdata::Temporal::log_of($name)
 	}, $class;
 
 	$self->choose_ports;

@@ -48,6 +48,14 @@ use Time::HiRes  qw(sleep time);
 
 our @EXPORT = qw(temporal_server);
 
+# Test files run side by side, with one folder for their logs.
+sub log_of
+{
+	my ($name) = @_;
+	my ($test) = $0 =~ m{([^/]+?)(?:\.pl)?$};
+	return "$PostgreSQL::Test::Utils::log_path/${test}_$name.log";
+}
+
 # Servers, and drivers, that are running: [process of the test, object]. Their
 # objects may be lost without their destructors being called.
 my %running;
@@ -193,7 +201,7 @@ sub new
 	my $self = bless {
 		name => $name,
 		owner => $$,
-		log => "$PostgreSQL::Test::Utils::log_path/$name.log",
+		log => Opdata::Temporal::log_of($name),
 		config => {
 			Opdata::Temporal::dynamic_config($opts{partitions} // 1),
 			%{ $opts{config} // {} }
@@ -434,7 +442,7 @@ sub client
 	my ($self) = @_;
 	$self->{client} //=
 	  Opdata::Temporal::Client->new($self->address, $self->namespace,
-		"$PostgreSQL::Test::Utils::log_path/$self->{name}_driver.log");
+		Opdata::Temporal::log_of("$self->{name}_driver"));
 	return $self->{client};
 }
 

@@ -59,8 +59,8 @@ my @uses = qw(grpcPort membershipPort);
 
 =item secure_temporal(name, option => value, ...)
 
-A server that serves, on 127.0.0.1 and ports of its own. Its log is "name.log"
-in the folder of the logs.
+A server that serves, on 127.0.0.1 and ports of its own. Its log is
+"TEST_name.log" in the folder of the logs.
 
   tls => 'none'        plain connections (default)
   tls => 'server'      TLS with a certificate for 127.0.0.1, localhost and
@@ -91,7 +91,7 @@ sub new
 	my $self = bless {
 		name => $name,
 		owner => $$,
-		log => "$PostgreSQL::Test::Utils::log_path/$name.log",
+		log => Opdata::Temporal::log_of($name),
 		folder => $folder,
 		tls => $opts{tls} // 'none',
 		jwks => $opts{jwks},
@@ -242,7 +242,7 @@ sub client
 	}
 	$sign_in{authorization} = "Bearer $opts{token}" if defined $opts{token};
 	return Opdata::Temporal::Client->new($self->address, $opts{namespace} // $self->namespace,
-		"$PostgreSQL::Test::Utils::log_path/$self->{name}_driver_$number.log", \%sign_in);
+		Opdata::Temporal::log_of("$self->{name}_driver_$number"), \%sign_in);
 }
 
 sub choose_ports
