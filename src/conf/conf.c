@@ -14,7 +14,6 @@
 #include "base/opdata.h"
 
 #include <arpa/inet.h>
-#include <curl/curl.h>
 #include <limits.h>
 #include <stdlib.h>
 
@@ -23,6 +22,7 @@
 
 #include "base/limits.h"
 #include "conf/conf.h"
+#include "wire/url.h"
 
 static char *conf_allowed_hosts;
 static bool conf_allow_local_sockets;
@@ -125,22 +125,6 @@ check_address(char **newval, void **extra, GucSource source)
 	return false;
 }
 
-/* The host of a URL, in memory of its own; NULL when there is none. */
-static char *
-url_part(const char *url, CURLUPart part)
-{
-	CURLU	   *handle = curl_url();
-	char	   *text = NULL;
-	char	   *copy = NULL;
-
-	if (handle != NULL && curl_url_set(handle, CURLUPART_URL, url, 0) == CURLUE_OK &&
-		curl_url_get(handle, part, &text, 0) == CURLUE_OK)
-		copy = pstrdup(text);
-	curl_free(text);
-	curl_url_cleanup(handle);
-	return copy;
-}
-
 static bool
 is_printable(const char *text)
 {
@@ -152,10 +136,14 @@ is_printable(const char *text)
 	return true;
 }
 
-/* PostgreSQL's own message would repeat the value, and a password in it. */
+/*
+ * Note that a value was refused. PostgreSQL's own message would repeat it, and a
+ * password in it.
+ */
 static void
-hide_value(const char *value, const char *name)
+refuse(const char *name, const char *value)
 {
+	refused = name;
 	if (strchr(value, '@') != NULL)
 		GUC_check_errmsg("invalid value for %s, which is not repeated since it may hold a password", name);
 }
@@ -170,6 +158,8 @@ is_loopback(const char *host)
 		(inet_pton(AF_INET, host, &address) == 1 && ntohl(address.s_addr) >> 24 == 127);
 }
 
+#define HTTPS_URLS "opdata.auth_token_url or opdata.convex_url"
+
 static bool
 check_https_url(char **newval, void **extra, GucSource source)
 {
@@ -179,21 +169,19 @@ check_https_url(char **newval, void **extra, GucSource source)
 
 	if (url[0] == '\0')
 		return true;
-	scheme = url_part(url, CURLUPART_SCHEME);
-	host = url_part(url, CURLUPART_HOST);
+	scheme = opd_url_part(url, CURLUPART_SCHEME, 0);
+	host = opd_url_part(url, CURLUPART_HOST, 0);
 	if (!is_printable(url) || strstr(url, "://") == NULL || scheme == NULL || host == NULL ||
-		url_part(url, CURLUPART_USER) != NULL || url_part(url, CURLUPART_FRAGMENT) != NULL)
+		opd_url_part(url, CURLUPART_USER, 0) != NULL || opd_url_part(url, CURLUPART_FRAGMENT, 0) != NULL)
 	{
-		refused = "opdata.auth_token_url or opdata.convex_url";
-		hide_value(url, refused);
+		refuse(HTTPS_URLS, url);
 		GUC_check_errdetail("It is no URL, or has a user name or a fragment.");
 		GUC_check_errhint("Write it like https://example.com/path.");
 		return false;
 	}
 	if (strcmp(scheme, "https") == 0 || (strcmp(scheme, "http") == 0 && is_loopback(host)))
 		return true;
-	refused = "opdata.auth_token_url or opdata.convex_url";
-	hide_value(url, refused);
+	refuse(HTTPS_URLS, url);
 	GUC_check_errdetail("Secrets are sent there, and only https:// keeps them.");
 	GUC_check_errhint("http:// is taken for localhost only.");
 	return false;
@@ -210,21 +198,19 @@ check_proxy(char **newval, void **extra, GucSource source)
 	if (proxy[0] == '\0')
 		return true;
 	url = strstr(proxy, "://") != NULL ? pstrdup(proxy) : psprintf("http://%s", proxy);
-	path = url_part(url, CURLUPART_PATH);
-	if (url_part(url, CURLUPART_PASSWORD) != NULL)
+	path = opd_url_part(url, CURLUPART_PATH, 0);
+	if (opd_url_part(url, CURLUPART_PASSWORD, 0) != NULL)
 	{
-		refused = "opdata.proxy";
-		hide_value(proxy, refused);
+		refuse("opdata.proxy", proxy);
 		GUC_check_errdetail("A setting is no place for a password.");
 		GUC_check_errhint("Put it into a file and name that in opdata.proxy_password_file.");
 		return false;
 	}
 	if (is_printable(proxy) && strncmp(url, "http://", 7) == 0 &&
-		url_part(url, CURLUPART_HOST) != NULL && url_part(url, CURLUPART_PORT) != NULL &&
-		(path == NULL || strcmp(path, "/") == 0) && url_part(url, CURLUPART_QUERY) == NULL)
+		opd_url_part(url, CURLUPART_HOST, 0) != NULL && opd_url_part(url, CURLUPART_PORT, 0) != NULL &&
+		(path == NULL || strcmp(path, "/") == 0) && opd_url_part(url, CURLUPART_QUERY, 0) == NULL)
 		return true;
-	refused = "opdata.proxy";
-	hide_value(proxy, refused);
+	refuse("opdata.proxy", proxy);
 	GUC_check_errdetail("It is no http://host:port.");
 	GUC_check_errhint("Write it like http://proxy.example:3128, or http://user@proxy.example:3128.");
 	return false;

@@ -73,6 +73,13 @@ read_file(const char *path, size_t max_bytes, struct stat *st, char **problem)
 	return text;
 }
 
+/* Relative paths are relative to the data directory. */
+static char *
+absolute(const char *path)
+{
+	return is_absolute_path(path) ? pstrdup(path) : psprintf("%s/%s", DataDir, path);
+}
+
 char *
 opd_secretfile_read(const char *path, size_t max_bytes, char **problem)
 {
@@ -81,7 +88,7 @@ opd_secretfile_read(const char *path, size_t max_bytes, char **problem)
 	size_t		len;
 
 	*problem = NULL;
-	text = read_file(path, max_bytes, &st, problem);
+	text = read_file(absolute(path), max_bytes, &st, problem);
 	if (text == NULL)
 		return NULL;
 	len = strlen(text);
@@ -221,8 +228,7 @@ opd_certfiles_new(const OpdCertPaths *paths)
 	{
 		if (given[i] == NULL || given[i][0] == '\0')
 			continue;
-		files->paths[i] = is_text(given[i]) || is_absolute_path(given[i]) ? pstrdup(given[i]) :
-			psprintf("%s/%s", DataDir, given[i]);
+		files->paths[i] = is_text(given[i]) ? pstrdup(given[i]) : absolute(given[i]);
 	}
 	(void) read_files(files);
 	return &files->public;

@@ -50,8 +50,8 @@ extern OpdCertFiles *opd_certfiles_new(const OpdCertPaths *paths);
 extern bool opd_certfiles_look(OpdCertFiles *files);
 
 /*
- * A small text file with a secret, such as a token: without white space at its
- * end, in the current memory context. NULL, and why in *problem, when it cannot
+ * A small text file with a secret, such as a token; a relative path is relative
+ * to the data directory. Without white space at its end, in the current memory context. NULL, and why in *problem, when it cannot
  * be read, is empty, or holds more than "max_bytes" or control characters.
  * Raises only 53200.
  */

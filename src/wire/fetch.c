@@ -10,12 +10,11 @@
  */
 #include "base/opdata.h"
 
-#include <curl/curl.h>
-
 #include "lib/stringinfo.h"
 
 #include "wire/fetch.h"
 #include "wire/resolve.h"
+#include "wire/url.h"
 
 struct OpdFetch
 {
@@ -33,34 +32,14 @@ struct OpdFetch
 	void	   *arg;
 };
 
-static char *
-url_part(CURLU *handle, CURLUPart part)
-{
-	char	   *text = NULL;
-	char	   *copy;
-
-	if (curl_url_get(handle, part, &text, CURLU_DEFAULT_PORT) != CURLUE_OK)
-		return NULL;
-	copy = pstrdup(text);
-	curl_free(text);
-	return copy;
-}
-
 /* Host and port of the URL; false when it has none. */
 static bool
 take_url_apart(OpdFetch *fetch)
 {
-	CURLU	   *handle = curl_url();
 	size_t		len;
 
-	if (handle == NULL)
-		return false;
-	if (curl_url_set(handle, CURLUPART_URL, fetch->request.url, 0) == CURLUE_OK)
-	{
-		fetch->host = url_part(handle, CURLUPART_HOST);
-		fetch->port = url_part(handle, CURLUPART_PORT);
-	}
-	curl_url_cleanup(handle);
+	fetch->host = opd_url_part(fetch->request.url, CURLUPART_HOST, CURLU_DEFAULT_PORT);
+	fetch->port = opd_url_part(fetch->request.url, CURLUPART_PORT, CURLU_DEFAULT_PORT);
 	if (fetch->host == NULL || fetch->port == NULL)
 		return false;
 

@@ -8,14 +8,13 @@
  */
 #include "base/opdata.h"
 
-#include <curl/curl.h>
 #include <openssl/crypto.h>
 
-#include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "base/limits.h"
 #include "secret/certfiles.h"
+#include "wire/url.h"
 #include "worker/route.h"
 #include "worker/state.h"
 
@@ -39,12 +38,6 @@ typedef struct OpdRoute
 	char	   *api_key;
 } OpdRoute;
 
-static char *
-absolute(const char *path)
-{
-	return is_absolute_path(path) ? pstrdup(path) : psprintf("%s/%s", DataDir, path);
-}
-
 /*
  * The secret in a file, in *secret; what was there before is wiped. When it
  * cannot be read, the one that was read before stays. Returns why, or NULL.
@@ -53,7 +46,7 @@ static char *
 read_secret(OpdAgent *agent, const char *setting, const char *path, char **secret)
 {
 	char	   *problem;
-	char	   *text = opd_secretfile_read(absolute(path), OPD_TOKEN_MAX_BYTES, &problem);
+	char	   *text = opd_secretfile_read(path, OPD_TOKEN_MAX_BYTES, &problem);
 
 	if (text == NULL)
 		return psprintf("the file that %s names %s", setting, problem);
@@ -73,36 +66,20 @@ read_secret(OpdAgent *agent, const char *setting, const char *path, char **secre
 	return NULL;
 }
 
-static char *
-url_part(CURLU *handle, CURLUPart part)
-{
-	char	   *text = NULL;
-	char	   *copy;
-
-	if (curl_url_get(handle, part, &text, CURLU_URLDECODE) != CURLUE_OK)
-		return NULL;
-	copy = pstrdup(text);
-	curl_free(text);
-	return copy;
-}
-
 /* opdata.proxy was checked when it was set. */
 static void
 take_proxy(OpdRoute *route, const char *setting)
 {
 	const char *url = strstr(setting, "://") != NULL ? setting : psprintf("http://%s", setting);
-	CURLU	   *handle = curl_url();
+	char	   *host = opd_url_part(url, CURLUPART_HOST, CURLU_URLDECODE);
+	char	   *port = opd_url_part(url, CURLUPART_PORT, CURLU_URLDECODE);
 
-	if (handle != NULL && curl_url_set(handle, CURLUPART_URL, url, 0) == CURLUE_OK)
-	{
-		route->proxy = psprintf("http://%s:%s", url_part(handle, CURLUPART_HOST), url_part(handle, CURLUPART_PORT));
-		route->proxy_user = url_part(handle, CURLUPART_USER);
-	}
-	curl_url_cleanup(handle);
-	if (route->proxy == NULL)
+	if (host == NULL || port == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory")));
+	route->proxy = psprintf("http://%s:%s", host, port);
+	route->proxy_user = opd_url_part(url, CURLUPART_USER, CURLU_URLDECODE);
 }
 
 /* Tell libcurl's side of it, after something was read. */

@@ -16,7 +16,6 @@
 #include <openssl/crypto.h>
 
 #include "common/hashfn.h"
-#include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "base/limits.h"
@@ -168,9 +167,7 @@ begin_call(OpdAgent *agent)
 	old = MemoryContextSwitchTo(signin->call_context);
 
 	/* read anew each time, so that a new secret needs no reload */
-	secret = opd_secretfile_read(is_absolute_path(conf->auth_client_secret_file) ? conf->auth_client_secret_file :
-								 psprintf("%s/%s", DataDir, conf->auth_client_secret_file),
-								 OPD_TOKEN_MAX_BYTES, &problem);
+	secret = opd_secretfile_read(conf->auth_client_secret_file, OPD_TOKEN_MAX_BYTES, &problem);
 	if (secret == NULL)
 	{
 		fail_here(signin, "secret_file", false,

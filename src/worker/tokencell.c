@@ -101,8 +101,6 @@ opd_tokencell_look(uint32 settings)
 		view.generation = cell->generation;
 		view.look_at_ms = Min(cell->wanted ? now : cell->refresh_at_ms, cell->ends_at_ms);
 	}
-	else
-		view.refused = cell->failing && cell->failure.refused;
 	due = view.generation == 0 || cell->wanted || now >= cell->refresh_at_ms;
 	if (due && now >= not_before_ms &&
 		(cell->fetcher == 0 || now > cell->fetch_began_ms + FETCH_MAX_MS))

@@ -24,7 +24,6 @@ typedef struct OpdTokenView
 {
 	uint64		generation;		/* of the token; 0: there is none that can be used */
 	bool		fetch;			/* this process is to ask for one, and has been noted */
-	bool		refused;		/* there is none, since the issuer refuses us */
 	double		look_at_ms;		/* look again then at the latest */
 } OpdTokenView;
 
