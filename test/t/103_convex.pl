@@ -99,7 +99,8 @@ sub calls
 	return @calls;
 }
 
-sub heartbeats { return @{ $convex->calls('agents:heartbeat') }; }
+# Those that were answered: whether a call is taken shows after it has come.
+sub heartbeats { return grep { defined $_->{status} } @{ $convex->calls('agents:heartbeat') }; }
 
 # Calls that went through, as "id status".
 sub accepted
