@@ -46,6 +46,9 @@ static const struct config_enum_entry temporal_auth_options[] = {
 /* Settings of which a check hook refused a value; NULL: none. */
 static const char *refused;
 
+/* Was a name refused, in whose place nothing else will do? */
+static bool refused_name;
+
 static bool
 check_allowed_hosts(char **newval, void **extra, GucSource source)
 {
@@ -81,12 +84,14 @@ check_name(char **newval, void **extra, GucSource source)
 	{
 		if ((*newval)[i] <= ' ' || (*newval)[i] > '~')
 		{
+			refused_name = true;
 			GUC_check_errdetail("Only printable ASCII characters other than space are allowed.");
 			return false;
 		}
 	}
 	if (len <= OPD_CONF_NAME_MAX_CHARS)
 		return true;
+	refused_name = true;
 	GUC_check_errdetail("The name is longer than %d characters.", OPD_CONF_NAME_MAX_CHARS);
 	return false;
 }
@@ -120,6 +125,7 @@ check_address(char **newval, void **extra, GucSource source)
 		if (*end == '\0' && port >= 1 && port <= 65535)
 			return true;
 	}
+	refused_name = true;
 	GUC_check_errdetail("\"%s\" is no host:port.", address);
 	GUC_check_errhint("Write it like temporal.example:7233, without \"https://\".");
 	return false;
@@ -184,6 +190,20 @@ check_https_url(char **newval, void **extra, GucSource source)
 	refuse(HTTPS_URLS, url);
 	GUC_check_errdetail("Secrets are sent there, and only https:// keeps them.");
 	GUC_check_errhint("http:// is taken for localhost only.");
+	return false;
+}
+
+/* One that paths are put behind. */
+static bool
+check_base_url(char **newval, void **extra, GucSource source)
+{
+	if (!check_https_url(newval, extra, source))
+		return false;
+	if ((*newval)[0] == '\0' || opd_url_part(*newval, CURLUPART_QUERY, 0) == NULL)
+		return true;
+	refuse(HTTPS_URLS, *newval);
+	GUC_check_errdetail("It has a query.");
+	GUC_check_errhint("Write it like https://example.com.");
 	return false;
 }
 
@@ -259,7 +279,7 @@ static const struct
 	{"opdata.auth_audience", "Audience to ask the token endpoint for.",
 	NULL, "", 0, NULL, AT(auth_audience)},
 	{"opdata.convex_url", "Convex deployment of the control plane.",
-	"Empty: nothing is told to it.", "", 0, check_https_url, AT(convex_url)},
+	"Empty: nothing is told to it.", "", 0, check_base_url, AT(convex_url)},
 	{"opdata.proxy", "HTTP proxy for what goes to the control plane, as http://[user@]host:port.",
 	"Its CONNECT method is used. Empty: straight.", "", 0, check_proxy, AT(proxy)},
 	{"opdata.proxy_password_file", "File with the password for the proxy.",
@@ -268,6 +288,12 @@ static const struct
 };
 
 static char *conf_texts[lengthof(texts)];
+
+/*
+ * The text that was malformed when the server started, so that it has its
+ * default, which looks as if nobody wanted the agent to work; -1: none.
+ */
+static int	malformed = -1;
 
 static const char *
 text_of(size_t offset)
@@ -309,9 +335,14 @@ define_worker_settings(void)
 							&conf_bulk_workers, 1, 0, OPD_WORKERS_MAX,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	for (int i = 0; i < (int) lengthof(texts); i++)
+	{
 		DefineCustomStringVariable(texts[i].name, texts[i].description, texts[i].more,
 								   &conf_texts[i], texts[i].boot,
 								   PGC_SIGHUP, texts[i].flags, texts[i].check, NULL, NULL);
+		if (refused_name)
+			malformed = i;
+		refused_name = false;
+	}
 	DefineCustomBoolVariable("opdata.temporal_tls",
 							 "Uses TLS to the Temporal cluster.",
 							 "Off only for a trusted link or a development server.",
@@ -465,6 +496,14 @@ bool
 opd_conf_enabled(void)
 {
 	return conf_enabled;
+}
+
+const char *
+opd_conf_malformed(void)
+{
+	if (malformed < 0 || strcmp(conf_texts[malformed], texts[malformed].boot) != 0)
+		return NULL;
+	return texts[malformed].name;
 }
 
 const char *

@@ -76,6 +76,9 @@ extern const char *opd_conf_org_id(void);
 extern const char *opd_conf_temporal_address(void);
 extern int	opd_conf_job_retention_s(void);
 
+/* A setting that had a malformed value when the server started; NULL: none. */
+extern const char *opd_conf_malformed(void);
+
 /* Does the agent need a token? */
 extern bool opd_conf_wants_token(void);
 

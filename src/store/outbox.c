@@ -96,7 +96,9 @@ bool
 opd_outbox_first(OpdOutboxCall *call)
 {
 	static OpdStatement first = {
-		.sql = "SELECT id, key::text, function, args, n_failures FROM opdata.outbox ORDER BY id LIMIT 1"
+		.sql = "SELECT id, key::text, function, args, n_failures,"
+		" made_at < pg_catalog.now() - interval '1 day'"
+		" FROM opdata.outbox ORDER BY id LIMIT 1"
 	};
 	OpdSqlScope scope;
 	Datum		args = (Datum) 0;
@@ -112,6 +114,7 @@ opd_outbox_first(OpdOutboxCall *call)
 		call->function = opd_sql_text(0, 3);
 		args = opd_sql_datum(0, 4, &isnull);
 		call->n_failures = DatumGetInt32(opd_sql_datum(0, 5, &isnull));
+		call->is_old = DatumGetBool(opd_sql_datum(0, 6, &isnull));
 	}
 	opd_sql_end(&scope);
 	/* here, since unpacking allocates in the memory context that is current */

@@ -22,6 +22,7 @@ typedef struct OpdOutboxCall
 	char	   *function;		/* "module:name" */
 	Jsonb	   *args;
 	int			n_failures;		/* of the function, as against the way there */
+	bool		is_old;			/* it has waited for more than a day */
 } OpdOutboxCall;
 
 /* Write down how a connection is now, or that it was deleted. */

@@ -171,7 +171,11 @@ explain(const OpdGrpcCall *call, const char *problem)
 	}			known[] = {
 		{"wrong version number", "the server does not speak TLS"},
 		{"certificate required", "the server demands a client certificate, see opdata.temporal_tls_cert"},
-		{"alert", "the server refuses our client certificate"},
+		{"alert certificate", "the server refuses our client certificate"},
+		{"alert bad certificate", "the server refuses our client certificate"},
+		{"alert unknown ca", "the server refuses our client certificate"},
+		{"alert protocol version", "the server wants another version of TLS"},
+		{"alert handshake failure", "the server finds nothing in common, or wants a client certificate"},
 		{"SSL certificate problem", "the server's certificate is not trusted, see opdata.temporal_tls_ca"},
 		{"subject name", "see opdata.temporal_tls_server_name"},
 	};

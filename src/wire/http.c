@@ -45,6 +45,11 @@
 #include "base/limits.h"
 #include "wire/http.h"
 
+/* certificates from memory */
+#if LIBCURL_VERSION_NUM < 0x074d00
+#error "opdata needs libcurl 7.77 or later"
+#endif
+
 /* A socket that libcurl wants to be watched, or not any more. */
 typedef struct Wish
 {

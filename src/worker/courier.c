@@ -30,7 +30,7 @@
 #define LOOK_MS			5000	/* at the outbox, should nobody have called */
 #define PAUSE_MS		1000	/* after a failure, doubling */
 #define PAUSE_MAX_MS	60000
-#define FAILURES_MAX	10		/* of the function itself; then the call is given up */
+#define FAILURES_MAX	10		/* of the function itself; then an old call is given up */
 
 typedef struct OpdCourier
 {
@@ -201,8 +201,11 @@ take_answer(OpdAgent *agent)
 	}
 	if (reply.end == OPD_CONVEX_FAILED && courier->call.id != 0)
 	{
-		/* one that never succeeds must not keep those behind it for ever */
-		if (courier->call.n_failures + 1 >= FAILURES_MAX)
+		/*
+		 * One that never succeeds must not keep those behind it for ever, and
+		 * whoever mends the function has a day for it.
+		 */
+		if (courier->call.is_old && courier->call.n_failures + 1 >= FAILURES_MAX)
 		{
 			ereport(WARNING,
 					(errmsg("opdata gives up a message to the control plane, %s: %s",

@@ -614,7 +614,9 @@ opd_state_count_stale(int ms)
 
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < shared->n_slots; i++)
+		/* one whose hands are full does not ask */
 		n += shared->slots[i].state == OPD_WORKER_POLLING &&
+			(shared->slots[i].n_polls > 0 || shared->slots[i].n_running == 0) &&
 			TimestampDifferenceExceeds(shared->slots[i].last_poll_at, now, ms);
 	LWLockRelease(lock);
 	return n;

@@ -121,7 +121,7 @@ extern int	opd_state_count_since(OpdWorkerState state, int ms);
 /* Number of worker processes that gave no sign of life for so long. */
 extern int	opd_state_count_stuck(int ms);
 
-/* Number of polling workers that had no good answer for so long. */
+/* Number of polling workers with polls open, or with nothing else to do, that had no good answer for so long. */
 extern int	opd_state_count_stale(int ms);
 
 /* When the client certificate ends that is in use; 0: none. */

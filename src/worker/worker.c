@@ -96,6 +96,8 @@ reason_to_wait(void)
 
 	if (!opd_conf_enabled())
 		return OPD_WORKER_DISABLED;
+	if (opd_conf_malformed() != NULL)
+		return OPD_WORKER_MISCONFIGURED;
 	if (opd_conf_org_id()[0] == '\0' || opd_conf_temporal_address()[0] == '\0')
 		return OPD_WORKER_NOT_CONFIGURED;
 	if (opd_state_paused_until() > GetCurrentTimestamp())
@@ -125,10 +127,17 @@ wait_for_work(void)
 	OpdWorkerState reason;
 	TimestampTz waiting_since = GetCurrentTimestamp();
 	long		ms;
+	char	   *problem;
 
 	while ((reason = reason_to_wait()) != OPD_WORKER_STOPPED)
 	{
 		opd_state_set(reason);
+		if (reason == OPD_WORKER_MISCONFIGURED)
+		{
+			problem = psprintf("%s was malformed when the server started; its log has a warning", opd_conf_malformed());
+			opd_state_note_error("SETTINGS", problem);
+			pfree(problem);
+		}
 		ms = IDLE_LOOK_MS;
 		if (opd_state_paused_until() > GetCurrentTimestamp())
 			ms = 200;

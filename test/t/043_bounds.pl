@@ -19,9 +19,9 @@ my $bound_kb = 32 * 1024;
 # Huge cells are made by the source, in its memory: up to three times their
 # size. On a small machine they are smaller, and still far above the bound.
 my ($available_kb) = slurp_file('/proc/meminfo') =~ /^MemAvailable:\s+(\d+) kB$/m;
-my $room = $available_kb > 5 * 1024 * 1024 ? 1 : 5;
-my $text_length = 1_000_000_000 / $room;
-my $bytea_length = 500_000_000 / $room;
+my $room = $available_kb > 2 * 1024 * 1024 ? 1 : 5;
+my $text_length = 200_000_000 / $room;
+my $bytea_length = 100_000_000 / $room;
 
 my $source = source_cluster('source');
 $source->safe_psql('postgres', q{

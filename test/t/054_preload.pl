@@ -167,4 +167,36 @@ is( json($node, q{select opdata_test('crm')}, dbname => 'two')->{error}{code},
 	'connection_refused',
 	'with the line again the stored credentials can be read');
 
+# A malformed name at the start, where a warning in the log is all that PostgreSQL
+# has for it.
+foreach my $case (
+	[ 'org_id', 'a name', 'acme' ],
+	[ 'temporal_address', 'https://temporal.example', '127.0.0.1:1' ],
+	[ 'temporal_namespace', 'a space', 'b' ])
+{
+	my ($name, $bad, $good) = @$case;
+	my %settings =
+	  (database => 'two', org_id => 'acme', temporal_address => '127.0.0.1:1', temporal_tls => 'off', $name => $bad);
+
+	$node->append_conf('postgresql.conf', join('', map { "opdata.$_ = '$settings{$_}'\n" } sort keys %settings));
+	$node->restart;
+	my $status;
+	ok( wait_until(
+			sub {
+				$status = json($node, 'select opdata_status()', dbname => 'two');
+				!grep { $_->{state} ne 'misconfigured' } @{ $status->{workers} };
+			}),
+		"with a malformed opdata.$name the workers do nothing");
+	is_deeply($status->{reasons}, ['misconfigured'], "opdata.$name: and the agent is not healthy");
+	like($status->{workers}[0]{lastError}{message}, qr/^opdata\.$name was malformed/, "opdata.$name: the status names it");
+	$node->append_conf('postgresql.conf', "opdata.$name = '$good'\n");
+	$node->reload;
+	ok( wait_until(
+			sub {
+				$status = json($node, 'select opdata_status()', dbname => 'two');
+				!grep { $_->{state} eq 'misconfigured' } @{ $status->{workers} };
+			}),
+		"opdata.$name: a reload mends it");
+}
+
 done_testing();

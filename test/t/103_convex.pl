@@ -505,15 +505,24 @@ sub functions_that_fail
 		is_deeply($calls[1]{args}, $calls[0]{args}, 'the arguments are the same');
 	}
 
-	# The tenth failure is the last one. Eight of them are put there, since the
-	# pauses between them take minutes. The third is for whoever comes next.
+	# One that is younger than a day is not given up, however often it has failed.
+	my $young = calls();
+	$convex->clear;
+	$convex->fail_function(1);
+	psql(join('; ', 'begin', store_sql('young'), 'update opdata.outbox set n_failures = 20', 'commit'));
+	are_told($young, ['young pending'], 'a young call that has failed often goes on');
+	is(scalar(calls($young)), 2, 'and had failed once more');
+
+	# The tenth failure is the last one of a call that is older than a day. Eight of
+	# them are put there, since the pauses between them take minutes. The third is
+	# for whoever comes next.
 	$convex->clear;
 	my $from = calls();
 	my $log_end = -s $agent->logfile;
 	$convex->fail_function(3);
 	psql(join(
 			'; ', 'begin', store_sql('hopeless'), store_sql('behind it'),
-			q{update opdata.outbox set n_failures = 8 where args->>'connectionId' = 'hopeless'},
+			q{update opdata.outbox set n_failures = 8, made_at = now() - interval '25 hours' where args->>'connectionId' = 'hopeless'},
 			'commit'));
 	are_told($from, ['behind it pending'], 'a call that never succeeds is given up, and the next one made');
 	is(scalar(grep { $_->{status} == 560 && $_->{args}{connectionId} eq 'hopeless' } calls($from)),

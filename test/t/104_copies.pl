@@ -86,7 +86,7 @@ sub get
 {
 	my ($node, $state, $name, %opts) = @_;
 
-	ok(wait_until(sub { states($node, $opts{dbname}) eq "$state $state $state" }, $opts{within} // $soon), $name)
+	ok(wait_until(sub { states($node, $opts{dbname}) eq "$state $state $state" }, $soon), $name)
 	  or diag($json->encode(status($node, $opts{dbname})));
 	return;
 }
@@ -227,7 +227,7 @@ sub notifications
 					$json->encode([ @$status{ 'healthy', 'reasons' } ]) eq
 					  $json->encode([ @$expected{ 'healthy', 'reasons' } ]);
 				},
-				$at_once),
+				$soon),
 			"$name: the status says the same") or diag($json->encode($status));
 		new_workers_without_temporal($take, \@notices) if $name eq 'Temporal is stopped';
 	}
@@ -300,7 +300,7 @@ sub restored_elsewhere
 	$copy->safe_psql('postgres', 'create database agentdb');
 	get($copy, 'no_extension', 'elsewhere: workers wait for the extension', dbname => 'postgres');
 	restore($copy, $file, 'elsewhere');
-	get($copy, 'copy', 'elsewhere: the copy does not poll', within => $at_once);
+	get($copy, 'copy', 'elsewhere: the copy does not poll');
 	is_a_copy($copy, 'elsewhere');
 	does($agent, 20, 'beside a copy');
 
@@ -343,7 +343,7 @@ sub restored_over_a_worker
 	$early->safe_psql('agentdb', 'create extension opdata cascade');
 	get($early, 'polling', 'workers of a new cluster poll');
 	restore($early, $file, 'over a worker');
-	get($early, 'copy', 'over a worker: it stops to poll', within => $at_once);
+	get($early, 'copy', 'over a worker: it stops to poll');
 	is_a_copy($early, 'over a worker');
 	does($agent, 20, 'over a worker');
 
