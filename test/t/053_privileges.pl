@@ -268,8 +268,7 @@ foreach my $setting (@settings)
 		'42501', "ALTER SYSTEM SET $setting is refused to an ordinary role");
 
 	local $ENV{PGOPTIONS} = "-c $setting=$text";
-	my ($rc, $stdout, $stderr) = $agent->psql('postgres', 'select 1');
-	like($stderr, qr/parameter "$setting" cannot be changed (?:now|without restarting the server)/,
+	like(connection_error($agent), qr/parameter "$setting" cannot be changed (?:now|without restarting the server)/,
 		"$setting is refused as a connection option");
 }
 is(error_of($agent, 'set opdata.key_fiel = 1')->{sqlstate},

@@ -43,8 +43,7 @@ is( error_of($node, q{load 'opdata'}, extra_params => [ '-U', 'somebody' ])
 	'an ordinary role cannot load the library');
 {
 	local $ENV{PGOPTIONS} = '-c session_preload_libraries=opdata';
-	my ($rc, $stdout, $stderr) = $node->psql('postgres', 'select 1');
-	like($stderr, qr/opdata must be loaded by shared_preload_libraries/,
+	like(connection_error($node), qr/opdata must be loaded by shared_preload_libraries/,
 		'a session cannot load the library for itself');
 }
 

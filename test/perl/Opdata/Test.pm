@@ -38,6 +38,7 @@ use File::Path qw(mkpath);
 use FindBin;
 use IO::Select;
 use IO::Socket::INET;
+use IPC::Run;
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -50,6 +51,7 @@ our @EXPORT = qw(
   silent_server
   json
   error_of
+  connection_error
   wait_until
 );
 
@@ -199,6 +201,27 @@ sub error_of
 	($error{hint}) = $stderr =~ /\nHINT:  (.*?)$next/s;
 	($error{code}) = ($error{detail} // '') =~ /^(\w+)/;
 	return \%error;
+}
+
+=pod
+
+=item connection_error(node)
+
+What psql says when it connects, in an environment in which it should not get in.
+The methods of the node die when psql ends before it has read its query, which is a
+matter of chance.
+
+=cut
+
+sub connection_error
+{
+	my ($node) = @_;
+	my ($stdout, $stderr) = ('', '');
+
+	IPC::Run::run(
+		[ 'psql', '-X', '-w', '-d', $node->connstr('postgres'), '-c', 'select 1' ],
+		'<', '/dev/null', '>', \$stdout, '2>', \$stderr);
+	return $stderr;
 }
 
 =pod
