@@ -180,8 +180,8 @@ note_failure(Poll *poll)
 	}
 	polls->found = false;
 	polls->settled_at_ms = 0;
-	opd_state_set(state);
 	opd_state_note_error(opd_grpc_status_name(status), poll->reply.message);
+	opd_state_set(state);
 
 	/* one pause for all polls, which mostly fail together */
 	if (polls->not_before_ms > poll->begun_ms)

@@ -12,6 +12,7 @@
 #   expired_user.crt, .key      the same, no longer valid
 #   other_ca.crt other_ca.key   an authority that nobody trusts
 #   other_user.crt, .key        CN=certuser too, but signed by that one
+#   other_server.crt, .key      the names of the server, signed by that one
 
 set -eu
 umask 077
@@ -44,4 +45,5 @@ certificate()
 	certificate expiring_user certuser ca "extendedKeyUsage = clientAuth" 3
 	certificate expired_user certuser ca "extendedKeyUsage = clientAuth" -1
 	certificate other_user certuser other_ca "extendedKeyUsage = clientAuth"
+	certificate other_server localhost other_ca "subjectAltName = DNS:localhost, DNS:temporal.test, IP:127.0.0.1"
 } > openssl.log 2>&1 || { cat openssl.log >&2; exit 1; }

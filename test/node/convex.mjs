@@ -30,7 +30,8 @@
 //     /ctl/lose?count=N              do it, then cut the connection
 //     /ctl/clear                     end all of these, and what hangs
 //
-// count is 1 if it is not given.
+// count is 1 if it is not given. With path=P it counts the calls of that function
+// alone, and no other is struck.
 
 import crypto from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -248,12 +249,14 @@ function authenticate(header) {
 
 const calls = [];
 const faults = { fail: 0, fail560: 0, hang: 0, lose: 0 };
+const struckPaths = {};
 const hanging = new Set();
 let failWith;
 let failedStatus = 560;
 
 // Is the fault to strike now?
-const strikes = (fault) => faults[fault] > 0 && faults[fault]-- > 0;
+const strikes = (fault, path) => faults[fault] > 0
+	&& (struckPaths[fault] ?? path) === path && faults[fault]-- > 0;
 
 // Values as format=json has them. All numbers of Convex are floats, and the
 // real server writes the one as 1.0.
@@ -324,7 +327,7 @@ function parseCall(request, body) {
 
 // The engine's parts of a call, whose errors are those of the function.
 async function runFunction(kind, path, args, identity) {
-	if (strikes('fail560'))
+	if (strikes('fail560', path))
 		throw new Error('Uncaught Error: told to fail');
 	if (kinds[path] === undefined)
 		throw new Error(`Could not find public function for '${path}'.`);
@@ -360,18 +363,18 @@ async function answer(kind, request, response) {
 		const parsed = parseCall(request, await readBody(request));
 		Object.assign(call, { path: parsed.path, args: parsed.args });
 
-		if (strikes('hang')) {
+		if (strikes('hang', parsed.path)) {
 			hanging.add(response);
 			return;
 		}
-		if (strikes('fail')) {
+		if (strikes('fail', parsed.path)) {
 			send(call, response, failWith.status, failWith.body, failWith.headers);
 			return;
 		}
 		const identity = await authenticate(request.headers.authorization);
 		call.subject = identity?.subject ?? null;
 		const [status, envelope] = await perform(kind, parsed, identity);
-		if (strikes('lose'))
+		if (strikes('lose', parsed.path))
 			cut(response);
 		else
 			send(call, response, status, envelope);
@@ -460,6 +463,7 @@ async function control(request, response) {
 		if (action === 'fail')
 			setFail(url.searchParams);
 		faults[action] = Number(url.searchParams.get('count') ?? 1);
+		struckPaths[action] = url.searchParams.get('path') ?? undefined;
 	} else {
 		send(null, response, 404, '"no such page"');
 		return;

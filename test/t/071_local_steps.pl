@@ -227,7 +227,7 @@ sub time_limits
 	);
 	cmp_ok($ended->{seconds}, '>=', 9.5, 'not earlier');
 	cmp_ok($ended->{seconds}, '<', 20, 'nor much later');
-	ok(!at_source($mark), 'nothing of it is left at the source');
+	ok(wait_until(sub { !at_source($mark) }, $soon), 'nothing of it is left at the source');
 	is(n_runs($mark), 1, 'it ran once');
 	is($tenant->job_of($ended)->{error_code},
 		'query_timeout', 'which is recorded');
@@ -491,7 +491,7 @@ sub cancel_store
 	);
 	is($client->result(%$started)->{error}{class},
 		'CancelledError', 'and the workflow');
-	is($tenant->job_of($started)->{state}, 'canceled', 'and is recorded');
+	ok(wait_until(sub { $tenant->job_of($started)->{state} eq 'canceled' }, $soon), 'and is recorded');
 	is( $agent->safe_psql(
 			'postgres',
 			q{select count(*) from opdata_connections where id = 'silent'}

@@ -393,11 +393,15 @@ sub pollers
 	is($names->($bulk->{activity}), 'bulk 1', 'the last one for long activities');
 	is($names->($bulk->{workflow}), '', 'and for nothing else');
 
-	cmp_ok(sum0(map { $_->{polls} } grep { $_->{kind} eq 'interactive' } @workers),
-		'>=', 10, 'five polls at least for each of two queues');
-	cmp_ok(sum0(map { $_->{polls} } grep { $_->{kind} eq 'bulk' } @workers),
-		'>=', 5, 'and for the third');
-	cmp_ok(sockets_to($temporal->port, 'connected'), '>=', 15, 'each on a connection of its own');
+	# a poll that has brought something is followed by another one
+	foreach my $case ([ 'interactive', 10, 'five polls at least for each of two queues' ], [ 'bulk', 5, 'and for the third' ])
+	{
+		my ($kind, $n, $name) = @$case;
+
+		ok(wait_until(sub { sum0(map { $_->{polls} } grep { $_->{kind} eq $kind } workers()) >= $n }, $soon), $name)
+		  or diag(states());
+	}
+	ok(wait_until(sub { sockets_to($temporal->port, 'connected') >= 15 }, $soon), 'each on a connection of its own');
 	return;
 }
 

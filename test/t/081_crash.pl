@@ -38,10 +38,10 @@ EOT
 # "gate" exists, a transaction waits there, just before its commit.
 $agent->safe_psql(
 	'postgres', q{
-	create table public.effect (id text, operation text);
+	create table public.effect (n bigint generated always as identity, id text, operation text);
 	create function public.note_effect() returns trigger language plpgsql as $$
 	begin
-		insert into public.effect values (coalesce(new.id, old.id), tg_op);
+		insert into public.effect (id, operation) values (coalesce(new.id, old.id), tg_op);
 		while (pg_stat_file('gate', true)).size is not null loop
 			perform pg_sleep(0.02);
 		end loop;
@@ -86,7 +86,7 @@ sub effects
 	my ($id) = @_;
 	return join(' ',
 		map { $_->{operation} }
-		  @{ rows("select operation from public.effect where id = '$id'") });
+		  @{ rows("select operation from public.effect where id = '$id' order by n") });
 }
 
 # The job of a workflow, which has one.

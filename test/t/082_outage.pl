@@ -44,10 +44,10 @@ EOT
 # what is done to the table of connections is written down
 $agent->safe_psql(
 	'postgres', q{
-	create table public.effect (id text, operation text);
+	create table public.effect (n bigint generated always as identity, id text, operation text);
 	create function public.note_effect() returns trigger language plpgsql as $$
 	begin
-		insert into public.effect values (coalesce(new.id, old.id), tg_op);
+		insert into public.effect (id, operation) values (coalesce(new.id, old.id), tg_op);
 		return null;
 	end $$;
 	create trigger note_effect after insert or update or delete on opdata.connection
@@ -97,7 +97,7 @@ sub effects
 {
 	my ($id) = @_;
 	return $agent->safe_psql('postgres',
-		"select string_agg(operation, ' ') from public.effect where id = '$id'");
+		"select string_agg(operation, ' ' order by n) from public.effect where id = '$id'");
 }
 
 sub log_end { return -s $agent->logfile; }
@@ -113,13 +113,17 @@ sub said
 	return \%lines;
 }
 
+# Other settings, at work: in new processes.
 sub set
 {
 	my (%settings) = @_;
+	my %before = map { ($_->{pid} // 0) => 1 } workers();
 
 	$agent->append_conf('postgresql.conf',
 		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
 	$agent->reload;
+	wait_until(sub { !grep { $before{ $_->{pid} // 0 } || $_->{state} =~ /^st/ } workers() }, $soon)
+	  or die 'the workers go on with other settings';
 	return;
 }
 
@@ -306,7 +310,8 @@ sub wrong_namespace
 		like($worker->{lastError}{message}, qr/elsewhere/, 'naming it');
 	}
 	ok(warned('temporal_refused'), 'the status warns');
-	my @hints = slurp_file($agent->logfile, $from) =~ /^\[opdata worker\] HINT:  (.*)$/mg;
+	my @hints;
+	wait_until(sub { (@hints = slurp_file($agent->logfile, $from) =~ /^\[opdata worker\] HINT:  (.*)$/mg) >= 3 }, $soon);
 	is_deeply(\@hints, [ ('Check opdata.temporal_namespace.') x 3 ], 'the log names the setting');
 
 	my $before = pids();

@@ -583,6 +583,10 @@ is_deeply([ map { $_->{args} } @three ], [ (heartbeat_args(idempotencyKey => 'af
 is_deeply([ map { $_->{subject} } @three ], [ undef, undef, 'client_1' ], '... and who called');
 is(scalar(grep { abs($_->{time} / 1000 - time()) < 600 } @three), 3, '... and when');
 
+$convex->fail(503, path => 'models:get');
+is_applied(beat_of('another function'), 'a fault of one function is none of another');
+refused_with(scalar $client->call(get_model('acme', 'orders')), 'ToldToFail', '... but of that one');
+
 $convex->fail(429, html => 1, retry_after => 7);
 my $response = HTTP::Tiny->new->post($convex->url . '/api/query',
 	{ content => $query, headers => { 'content-type' => 'application/json' } });

@@ -1,7 +1,8 @@
 
 # TLS to Temporal: what is wrong with certificates is told in words, and mended
-# by putting the file right; certificates are replaced while previews run; an API
-# key from a file; connections that are used again.
+# by putting the file right; a CA of our own is the only one that counts;
+# certificates and CAs are replaced while previews run; an API key from a file;
+# connections that are used again.
 
 use strict;
 use warnings;
@@ -69,9 +70,11 @@ system_or_bail('openssl', 'pkcs8', '-topk8', '-in', $temporal->key, '-passout', 
 files_of_others();
 unusable_files();
 settings();
+own_authority();
 environment();
 api_key();
 rotation();
+new_authority();
 connections();
 nothing_is_told();
 done_testing();
@@ -171,7 +174,7 @@ sub tells
 				!grep { ($_->{lastError}{code} // '') ne $code || $_->{lastError}{message} !~ $message }
 				  workers($agent);
 			},
-			15
+			$soon
 		),
 		$name) or diag($json->encode([ map { $_->{lastError} } workers($agent) ]));
 	return;
@@ -238,6 +241,8 @@ sub try_all
 		tells($agent, $case->{code}, $case->{says}, 'which is told in words');
 		my %problem = $case->{state} eq 'misconfigured' ? (misconfigured => 1) : (temporal_unreachable => 1);
 		ok(warned($agent, $_), 'and warned of') foreach keys %problem;
+		is_deeply([ grep { /^certificate_/ } map { $_->{code} } @{ status($agent)->{warnings} } ],
+			$case->{warnings} // [], 'as is the end of the certificate, if that is it');
 		next unless $case->{state} eq 'misconfigured';
 		my $status = status($agent);
 		is_deeply([ @$status{qw(healthy reasons)} ], [ JSON::PP::false, ['misconfigured'] ],
@@ -257,7 +262,7 @@ sub try_all
 		is(pids($case->{agent}), $case->{pids}, 'by itself') unless $case->{settings};
 		my $status = status($case->{agent});
 		is_deeply([ @$status{qw(healthy reasons)} ], [ JSON::PP::true, [] ], 'the agent is healthy');
-		is_deeply([ grep { $_->{code} =~ /^(?:misconf|temporal_)/ } @{ $status->{warnings} } ],
+		is_deeply([ grep { $_->{code} =~ /^(?:misconf|temporal_|certificate_)/ } @{ $status->{warnings} } ],
 			[], 'nothing is warned of');
 	}
 	works($temporal->client, 'a preview is done');
@@ -277,7 +282,8 @@ sub files_of_others
 		},
 		{   %client,
 			name => 'a client certificate that has expired',
-			files => { map { ($_ => $temporal->$_('expired_user')) } qw(cert key) }
+			files => { map { ($_ => $temporal->$_('expired_user')) } qw(cert key) },
+			warnings => ['certificate_expired']
 		});
 	return;
 }
@@ -329,6 +335,80 @@ sub settings
 	set($agents[0], settings_of($temporal, folder_of(good_files())));
 	get($agents[0], 'polling', 'with it, it is');
 	return;
+}
+
+# An authority of our own is instead of the system's, not beside them. This
+# agent's system trusts that of the server.
+sub own_authority
+{
+	my $agent = $agents[0];
+	my $made = folder_of(good_files());
+
+	{
+		local %ENV = (%ENV, trusting($temporal->ca));
+		$agent->restart;
+	}
+	set($agent, settings_of($temporal, $made), temporal_tls_ca => '');
+	get($agent, 'polling', 'without a CA of our own those of the system count');
+	works($temporal->client, 'a preview is done');
+
+	set($agent, temporal_tls_ca => $temporal->cert('other_ca'));
+	get($agent, 'unreachable', 'with one of our own they do not');
+	tells($agent, 'UNAVAILABLE', qr/certificate/i, 'which is told in words');
+	set($agent, temporal_tls_ca => '');
+	get($agent, 'polling', 'without it they do again');
+
+	$agent->restart;
+	get($agent, 'unreachable', 'in a system that does not trust it the server is refused');
+	set($agent, settings_of($temporal, $made));
+	get($agent, 'polling', 'unless its CA is our own');
+	return;
+}
+
+# The environment of a server whose system trusts this authority. OpenSSL looks
+# for it by a hash of its name, in folders that are libcurl's own; whatever has
+# this name there is our file.
+sub trusting
+{
+	my ($ca) = @_;
+	my ($hash) = run_command([ qw(openssl x509 -noout -subject_hash -in), $ca ]);
+
+	write_file("$folder/trusting.c", <<'C');
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char *instead_of(const char *path)
+{
+	const char *name = strrchr(path, '/');
+
+	return name && strcmp(name + 1, getenv("TRUSTED_NAME")) == 0 ? getenv("TRUSTED_FILE") : path;
+}
+
+int stat(const char *path, struct stat *st)
+{
+	int (*real)(const char *, struct stat *) = dlsym(RTLD_NEXT, "stat");
+
+	return real(instead_of(path), st);
+}
+
+FILE *fopen(const char *path, const char *mode)
+{
+	FILE *(*real)(const char *, const char *) = dlsym(RTLD_NEXT, "fopen");
+
+	return real(instead_of(path), mode);
+}
+
+FILE *fopen64(const char *path, const char *mode)
+{
+	return fopen(path, mode);
+}
+C
+	system_or_bail(qw(gcc -shared -fPIC -o), "$folder/trusting.so", "$folder/trusting.c", '-ldl');
+	return (LD_PRELOAD => "$folder/trusting.so", TRUSTED_NAME => "$hash.0", TRUSTED_FILE => $ca);
 }
 
 # The postmaster's environment stands in for settings that are empty.
@@ -507,6 +587,67 @@ sub rotation
 	is(pids($rotating), $before, 'all that by the same processes');
 	works($client, 'a preview is done');
 	return;
+}
+
+# The server's certificate is replaced by one of another authority, and the file
+# with the authority after it: new connections want the new one. Then back, with
+# both in the file for as long as it takes.
+sub new_authority
+{
+	my ($client, $first_client) = map { $rotated->client(ca => $_, cert => 'other_user') } qw(other_ca first_ca);
+	my $made = folder_of(ca => $rotated->ca, map { ($_ => $rotated->$_('other_user')) } qw(cert key));
+	my %kept = map { ($_ => slurp_file($rotated->$_('server'))) } qw(cert key);
+
+	# that of the server, as against that of its clients
+	write_file($_, $authority) foreach "$made/ca", $rotated->cert('first_ca');
+	set($rotating, settings_of($rotated, $made), temporal_address => $faults->add('renamed', $rotated->address));
+	get($rotating, 'polling', 'an agent polls with a CA of its own');
+	my $before = pids($rotating);
+
+	write_file($rotated->$_('server'), slurp_file($rotated->$_('other_server'))) foreach qw(cert key);
+	ok(wait_until(sub { signed_by($rotated, 'other_ca') }, $soon), 'the server has a certificate of another CA');
+	$faults->disable('renamed');
+	get($rotating, 'unreachable', 'all connections are cut');
+	$faults->enable('renamed');
+	tells($rotating, 'UNAVAILABLE', qr/certificate/i, 'the server is not known any more');
+	get($rotating, 'unreachable', 'which all workers find');
+	write_file("$made/ca", $other_authority);
+	get($rotating, 'polling', 'with the new CA in place of the old one it is');
+	works($client, 'a preview is done');
+
+	# what polls now goes on; what is new finds either certificate good
+	my $done = @load;
+	write_file("$made/ca", $authority . $other_authority);
+	my $until = time() + 6;
+	under_load($client, sub { time() >= $until }, 'previews run with both CAs in the file');
+	write_file($rotated->$_('server'), $kept{$_}) foreach qw(cert key);
+	under_load($client, sub { signed_by($rotated, 'first_ca') }, 'and while the server gets its first certificate back');
+	push @load, $client->receive($_) foreach sort { $a <=> $b } keys %tickets;
+	%tickets = ();
+	is_deeply([ grep { !$_->{result} } splice @load, $done ], [], 'no preview has failed');
+	$faults->disable('renamed');
+	get($rotating, 'unreachable', 'all connections are cut');
+	$faults->enable('renamed');
+	get($rotating, 'polling', 'new connections know the server');
+	is(pids($rotating), $before, 'all that by the same processes');
+	works($first_client, 'a preview is done');
+	return;
+}
+
+# Has this server a certificate of that authority?
+sub signed_by
+{
+	my ($server, $name) = @_;
+	my $said = '';
+
+	IPC::Run::run(
+		[
+			qw(openssl s_client -verify_return_error -alpn h2 -connect), $server->address,
+			'-CAfile', $server->cert($name),
+			'-cert', $server->cert('other_user'), '-key', $server->key('other_user')
+		],
+		'<', \'', '>', \$said, '2>&1', IPC::Run::timeout($soon));
+	return $said =~ /Verify return code: 0 /;
 }
 
 # Does this server take connections with that certificate?

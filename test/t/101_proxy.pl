@@ -209,6 +209,23 @@ sub get
 	return;
 }
 
+# What became of the last request for a token: workers wait for one before it has
+# been answered.
+sub token_error
+{
+	my ($code, $message, $name) = @_;
+	my $error;
+
+	ok( wait_until(
+			sub {
+				$error = status()->{token}{lastError};
+				return $error && $error->{code} eq $code && $error->{message} =~ $message;
+			},
+			$soon),
+		$name) or diag($json->encode($error));
+	return;
+}
+
 # Of a proxy with a user its URL has the name, but not the password.
 sub url
 {
@@ -333,9 +350,7 @@ sub refused
 		set(proxy => url($listened, defined $password ? 'gate' : undef), auth_scope => $name,
 			proxy_password_file => defined $password ? "$folder/wrong" : '');
 		get('no_token', "$name: no token");
-		my $status_now = status();
-		is($status_now->{token}{lastError}{code}, 'proxy_refused', 'which is told');
-		like($status_now->{token}{lastError}{message}, qr/proxy refused CONNECT with HTTP status $status/, 'with the status');
+		token_error('proxy_refused', qr/proxy refused CONNECT with HTTP status $status/, 'which is told with the status');
 		ok(warned('no_token'), 'and warned of');
 	}
 
@@ -418,9 +433,7 @@ sub forbidden_ports
 {
 	set(proxy => url($without{issuer}->address), proxy_password_file => '', auth_scope => 'forbidden');
 	get('no_token', 'a proxy that does not let us to the token endpoint');
-	my $error = status()->{token}{lastError};
-	is($error->{code}, 'proxy_refused', 'which is told');
-	like($error->{message}, qr/HTTP status 403/, 'with the status');
+	token_error('proxy_refused', qr/HTTP status 403/, 'which is told with the status');
 
 	set(proxy => url($without{temporal}->address));
 	get('refused', 'one that does not let us to Temporal');
@@ -470,9 +483,7 @@ sub allowed_hosts
 			proxy => $by ? url($by->address) : '',
 			temporal_address => ($by ? 'temporal.test' : 'localhost') . ":$ports{temporal}");
 		get('no_token', "$name: no token");
-		my $error = status()->{token}{lastError};
-		is($error->{code}, 'host_not_allowed', 'which is told');
-		like($error->{message}, qr/"localhost"/, 'with the host');
+		token_error('host_not_allowed', qr/"localhost"/, 'which is told with the host');
 		is(scalar(grep { /:$ports{issuer}$/ } $open->asked), $asked, 'nobody was asked for it');
 		is($issuer->token_requests, $requests, 'nor the issuer');
 	}

@@ -134,13 +134,25 @@ $conf
 EOT
 }
 
-sub set
+sub reload_with
 {
 	my ($node, %settings) = @_;
 
 	$node->append_conf('postgresql.conf',
 		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
 	$node->reload;
+	return;
+}
+
+# Other settings of the agent, at work: in new processes.
+sub set
+{
+	my ($node, %settings) = @_;
+	my %before = map { ($_->{pid} // 0) => 1 } workers($node);
+
+	reload_with($node, %settings);
+	wait_until(sub { !grep { $before{ $_->{pid} // 0 } || $_->{state} =~ /^st/ } workers($node) }, $soon)
+	  or die 'the workers go on with other settings';
 	return;
 }
 
@@ -243,6 +255,16 @@ sub without_token
 	return;
 }
 
+# A token is asked for, and refused, after those who want it have begun to wait.
+sub refused_token
+{
+	my ($node, $name) = @_;
+
+	ok(wait_until(sub { (token($node)->{state} // '') eq 'refused' }, $soon), $name)
+	  or diag($json->encode(token($node)));
+	return;
+}
+
 sub said
 {
 	my ($node, $pattern) = @_;
@@ -279,6 +301,7 @@ sub one_request_at_start
 sub client_without_rights
 {
 	get($late, 'refused', 'a client without rights is refused');
+	wait_until(sub { asked($issuer, 'newcomer') >= 2 }, $soon);
 	sleep 2;
 	is(asked($issuer, 'newcomer'), 2, 'it asks for another token once');
 	$issuer->add_client('newcomer', $secret{other}, 'late', [@worker]);
@@ -314,9 +337,8 @@ sub client_is_revoked
 
 	$absent->revoke('revoked');
 	without_token($lonely, 'a client that is revoked stops');
-	my $token = token($lonely);
-	is($token->{state}, 'refused', 'its token is refused');
-	is($token->{lastError}{code}, 'invalid_client', 'as the issuer calls it');
+	refused_token($lonely, 'its token is refused');
+	is(token($lonely)->{lastError}{code}, 'invalid_client', 'as the issuer calls it');
 	$before = asked($absent, 'revoked', 401);
 	ok($before >= 1, 'the issuer refused it');
 	return (at => time(), before => $before);
@@ -328,7 +350,7 @@ sub short_tokens
 	my ($began, $before, $n, @bad);
 
 	$issuer->set_ttl(5);
-	set($agent, log_min_messages => 'debug5');
+	reload_with($agent, log_min_messages => 'debug5');
 	# the first token was good for longer
 	set($agent, 'opdata.auth_scope' => 'read');
 	ok( wait_until(
@@ -361,8 +383,7 @@ sub short_tokens
 	cmp_ok($asked, '<=', $refreshes + 2, 'by one request, whoever makes it');
 	is(asked($issuer, 'agent'), asked($issuer, 'agent', 200), 'and none fails');
 	is(token($agent)->{state}, 'valid', 'the token is valid');
-	$agent->append_conf('postgresql.conf', "log_min_messages = warning\n");
-	$agent->reload;
+	reload_with($agent, log_min_messages => 'warning');
 	return;
 }
 
@@ -433,6 +454,7 @@ sub token_is_revoked
 	$before = asked($issuer, 'agent');
 	$temporal->deny('agent');
 	get($agent, 'refused', 'Temporal refuses the agent');
+	wait_until(sub { asked($issuer, 'agent') > $before }, $soon);
 	is(asked($issuer, 'agent') - $before, 1, 'another token was asked for, once');
 	foreach my $worker (workers($agent))
 	{
@@ -458,6 +480,7 @@ sub other_audience
 	$before = asked($issuer, 'agent');
 	set($agent, 'opdata.auth_scope' => 'read write');
 	get($agent, 'refused', 'a token for another audience is refused');
+	wait_until(sub { asked($issuer, 'agent') >= $before + 2 }, $soon);
 	my $token = token($agent);
 	is($token->{issuer}, $issuer->url, 'the status has the issuer');
 	is($token->{audience}, 'urn:else', 'and the audience');
@@ -486,7 +509,7 @@ sub other_settings
 
 	set($agent, 'opdata.auth_client_id' => 'unknown');
 	without_token($agent, 'a client that does not exist gets none');
-	is(token($agent)->{state}, 'refused', 'the old token is not one for it');
+	refused_token($agent, 'the old token is not one for it');
 	is(token($agent)->{lastError}{code}, 'invalid_client', 'and why is told');
 	$began = time();
 	set($agent, 'opdata.auth_client_id' => 'second');
@@ -521,7 +544,7 @@ sub fetcher_dies
 	{
 		$issuer->set_delay(4);
 		$before = asked($issuer, 'second');
-		set($agent, 'opdata.auth_scope' => "read $signal" eq 'read TERM' ? 'write' : 'write read');
+		reload_with($agent, 'opdata.auth_scope' => "read $signal" eq 'read TERM' ? 'write' : 'write read');
 		ok(wait_until(sub { $pid = fetcher() }, $soon), 'a worker asks for a token');
 		kill $signal, $pid;
 		ok( wait_until(
@@ -591,11 +614,11 @@ sub organisations
 
 	set($quiet, 'opdata.org_id' => 'else', 'opdata.auth_client_id' => 'stranger');
 	without_token($quiet, 'a token of another organisation stops the agent');
-	is(token($quiet)->{state}, 'refused', 'it is as if there were none');
+	refused_token($quiet, 'it is as if there were none');
 	is(token($quiet)->{lastError}{code}, 'tenant_mismatch', 'the status says why');
 	like(token($quiet)->{lastError}{message}, qr/"somebody"/, 'and whose it was');
 	is_deeply($driver->pollers(task_queue => 'tenant-else'), { workflow => [], activity => [] }, 'nobody ever polled');
-	is(said($quiet, qr/WARNING: .*gets no token/), 1, 'it is said loudly');
+	ok(wait_until(sub { said($quiet, qr/WARNING: .*gets no token/) == 1 }, $soon), 'it is said loudly');
 	$before = asked($issuer, 'stranger');
 	set($quiet, 'opdata.org_id' => 'somebody');
 	get($quiet, 'polling', 'the right organisation is served', $refused_soon);

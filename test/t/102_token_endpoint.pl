@@ -2,7 +2,8 @@
 # A token endpoint that says anything but what it should, and a file with the
 # client's secret that is not one: opdata_status() names what is wrong, no
 # worker falls over it, and the next good answer ends it. How long a token is
-# good for is taken from the answer, within reason.
+# good for is taken from the answer, within reason. And a name service that says
+# nothing at all.
 
 use strict;
 use warnings;
@@ -12,7 +13,9 @@ use lib "$FindBin::RealBin/../perl";
 use IO::Select;
 use IO::Socket::INET;
 use JSON::PP;
+use List::Util qw(max);
 use MIME::Base64 qw(encode_base64url);
+use Opdata::Credentials qw(fake_network);
 use Opdata::Test;
 use POSIX ();
 use PostgreSQL::Test::Cluster;
@@ -60,6 +63,7 @@ secret_files();
 lifetimes();
 refusals();
 silence();
+silent_names();
 nothing_is_told();
 done_testing();
 
@@ -447,6 +451,112 @@ sub silence
 	cmp_ok(time() - $began, '<', 15, 'in time');
 	answer(good());
 	ok(wait_until(sub { status()->{token}{state} eq 'valid' }, $soon), 'and over when it answers');
+	return;
+}
+
+# How many lookups of names hang in the workers: each is a thread of its own.
+sub lookups
+{
+	my @pids = grep { defined } map { $_->{pid} } @{ status()->{workers} };
+	my $threads = 0;
+
+	$threads += max(0, (() = glob "/proc/$_/task/*") - 1) foreach @pids;
+	return $threads;
+}
+
+sub workers_get
+{
+	my ($state, $name) = @_;
+
+	ok(wait_until(sub { !grep { $_->{state} ne $state } @{ status()->{workers} } }, 2 * $soon), $name)
+	  or diag($json->encode(status()));
+	return;
+}
+
+# A lookup of a name cannot be ended: whoever has asked goes on without it. What
+# hangs here hangs for ever, in a database that others want to be rid of.
+sub silent_names
+{
+	my %network = fake_network("localhost silent\n");
+	my ($before, $requests, $error);
+	my $most = 1;
+
+	answer(with(access_token => $token, token_type => 'Bearer', expires_in => 3600));
+	foreach my $name ('doomed', 'doomed too')
+	{
+		$agent->safe_psql('postgres', qq{create database "$name"});
+		$agent->safe_psql($name, 'create extension opdata cascade');
+	}
+	$agent->append_conf('postgresql.conf', <<"EOT");
+opdata.auth_token_url = 'http://localhost:$endpoint->{port}/token'
+opdata.database = 'doomed'
+EOT
+	{
+		local %ENV = (%ENV, %network);
+		$agent->restart;
+	}
+	ok(wait_until(sub { lookups() == 1 }, $soon), 'the name of the endpoint is looked up, without an answer');
+	$before = pids();
+	$requests = asked();
+
+	# this one hangs on, the next one is answered
+	fake_network("localhost 127.0.0.1\n");
+	ok( wait_until(
+			sub {
+				my $now = lookups();
+				$error = status()->{token}{lastError};
+				$most = max($most, $now) unless $error;
+				return $error;
+			},
+			2 * $soon
+		),
+		'the request ends at a deadline of its own');
+	is($most, 1, 'no other was begun beside it');
+	is($error->{code}, 'unreachable', 'the status says that it came to nothing');
+	like($error->{message}, qr/^the name of the token endpoint was not resolved in time$/, 'and why');
+	ok(wait_until(sub { status()->{token}{state} eq 'valid' }, 2 * $soon), 'the next one gets a token');
+	is(asked() - $requests, 1, 'which was asked for once');
+	ok(wait_until(sub { lookups() == 1 }, $soon), 'what hung still does');
+	is(pids(), $before, 'in the same processes');
+
+	hanging_again(\%network, 'ended');
+	foreach my $pid (map { $_->{pid} } @{ status()->{workers} })
+	{
+		is($agent->safe_psql('postgres', "select pg_terminate_backend($pid, 60000)"), 't', 'a worker is ended meanwhile');
+	}
+	ok(wait_until(sub { pids() !~ /none/ && lookups() > 0 }, 2 * $soon), 'another one asks in its place');
+	is(error_of($agent, q{set statement_timeout = '60s'; drop database doomed}),
+		undef, 'the database of the agent is dropped meanwhile');
+	workers_get('no_database', 'the workers notice that');
+
+	$agent->append_conf('postgresql.conf', "opdata.database = 'doomed too'\n");
+	hanging_again(\%network, 'dropped');
+	is(error_of($agent, q{set statement_timeout = '60s'; drop extension opdata}, dbname => 'doomed too'),
+		undef, 'the extension is dropped meanwhile');
+	workers_get('no_extension', 'the workers notice that, too');
+
+	$agent->append_conf('postgresql.conf', "opdata.database = 'postgres'\n");
+	hanging_again(\%network, 'stopped');
+	workers_get('no_token', 'as long as names are not answered no worker polls');
+	ok((grep { $_->{code} eq 'no_token' } @{ status()->{warnings} }), 'which is warned of');
+	ok(wait_until(sub { grep { $_ eq 'no_token' } @{ status()->{reasons} } }, $soon), 'and why the agent is not healthy');
+	$agent->stop('fast');
+	pass('the server stops meanwhile');
+	$agent->start;
+	return;
+}
+
+# Begin anew, with a name service that says nothing.
+sub hanging_again
+{
+	my ($network, $name) = @_;
+
+	fake_network("localhost silent\n");
+	{
+		local %ENV = (%ENV, %$network);
+		$agent->restart;
+	}
+	ok(wait_until(sub { pids() !~ /none/ && lookups() > 0 }, $soon), "to be $name: a name is looked up, without an answer");
 	return;
 }
 

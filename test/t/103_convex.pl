@@ -24,6 +24,9 @@ use Time::HiRes qw(sleep time);
 my $soon = 60;
 my $at_once = 8;
 
+# Faults that the sign of life, which may come at any time, is not to meet.
+my @statuses = (path => 'connections:setStatus');
+
 my $uuid = qr/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $number = 0;
@@ -122,13 +125,17 @@ sub are_told
 	return;
 }
 
+# Other settings, at work: in new processes.
 sub set
 {
 	my (%settings) = @_;
+	my %before = map { ($_->{pid} // 0) => 1 } @{ status()->{workers} };
 
 	$agent->append_conf('postgresql.conf',
 		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
 	$agent->reload;
+	wait_until(sub { !grep { $before{ $_->{pid} // 0 } } @{ status()->{workers} } }, $soon)
+	  or die 'the workers go on with other settings';
 	return;
 }
 
@@ -376,7 +383,7 @@ sub lost_answer
 {
 	my $from = calls();
 
-	$convex->lose(1);
+	$convex->lose(1, @statuses);
 	psql(store_sql('lost'));
 	are_told($from, ['lost pending'], 'a call is made again when its answer was lost');
 	my @calls = calls($from);
@@ -449,13 +456,13 @@ sub silence
 {
 	my $from = calls();
 
-	$convex->hang(1);
+	$convex->hang(1000);
 	my @ids = stores_go_on('silence');
 	status_tells(2, qr/cannot be reached/, 'silence');
+	$convex->clear;
 	are_told($from, [ "$ids[0] connected", "$ids[1] pending" ], 'silence');
 	my @calls = calls($from);
 	is_deeply($calls[1]{args}, $calls[0]{args}, 'silence: the call is made again as it was');
-	$convex->clear;
 	recovered('silence');
 	return;
 }
@@ -495,7 +502,7 @@ sub functions_that_fail
 		my $from = calls();
 
 		$convex->failed_status($status);
-		$convex->fail_function(1);
+		$convex->fail_function(1, @statuses);
 		psql(store_sql("thrown $status"));
 		ok(wait_until(sub { calls($from) >= 2 && waiting() == 0 }, $soon),
 			"a function that throws with HTTP status $status is called again");
@@ -508,7 +515,7 @@ sub functions_that_fail
 	# One that is younger than a day is not given up, however often it has failed.
 	my $young = calls();
 	$convex->clear;
-	$convex->fail_function(1);
+	$convex->fail_function(1, @statuses);
 	psql(join('; ', 'begin', store_sql('young'), 'update opdata.outbox set n_failures = 20', 'commit'));
 	are_told($young, ['young pending'], 'a young call that has failed often goes on');
 	is(scalar(calls($young)), 2, 'and had failed once more');
@@ -519,7 +526,7 @@ sub functions_that_fail
 	$convex->clear;
 	my $from = calls();
 	my $log_end = -s $agent->logfile;
-	$convex->fail_function(3);
+	$convex->fail_function(3, @statuses);
 	psql(join(
 			'; ', 'begin', store_sql('hopeless'), store_sql('behind it'),
 			q{update opdata.outbox set n_failures = 8, made_at = now() - interval '25 hours' where args->>'connectionId' = 'hopeless'},
@@ -544,7 +551,7 @@ sub refused
 		my $asked = $issuer->token_requests;
 		my $obtained = status()->{token}{obtainedAt};
 
-		$convex->fail(401);
+		$convex->fail(401, @statuses);
 		psql(store_sql("refused $time"));
 		are_told($from, ["refused $time pending"], "refused $time");
 		is(join(' ', map { $_->{status} } calls($from)), '401 200', "refused $time: the call is made again");
@@ -593,12 +600,13 @@ sub many
 		[ sort map { $_->{args}{connectionId} } @calls ],
 		[ sort map { "many $_" } 1 .. 100 ],
 		'each store was told once');
-	my @times = map { $_->{time} } @calls;
+	# those of workflows come when Temporal has handed the workflows out
+	my @of_sql = grep { $_->{args}{connectionId} =~ /(\d+)/ && $1 > 20 } @calls;
+	my @times = map { $_->{time} } @of_sql;
 	# a busy machine may be slow now and then, a look every five seconds is always
 	my @pauses = grep { $times[$_] - $times[ $_ - 1 ] > 3000 } 1 .. $#times;
 	cmp_ok(scalar(@pauses), '<', 20, 'they did not wait for one look after the other');
-	my @of_sql = grep { $_ > 20 } map { $_->{args}{connectionId} =~ /(\d+)/ } @calls;
-	is_deeply(\@of_sql, [ 21 .. 100 ], 'those of one session in order');
+	is_deeply([ map { $_->{args}{connectionId} } @of_sql ], [ map { "many $_" } 21 .. 100 ], 'those of one session in order');
 	return;
 }
 
@@ -616,7 +624,59 @@ EOT
 	is(waiting(), 10000, 'there are never more');
 	is(psql(q{select count(*) from opdata.outbox where args->>'connectionId' = 'oldest'}), 0, 'the oldest one is gone');
 	is(status()->{convex}{waiting}, 10000, 'the status tells how many wait');
-	psql(q{delete from opdata.outbox where args->>'connectionId' like 'bulk %' and args->>'connectionId' not in ('bulk 1', 'bulk 9999')});
+
+	beside_others();
+	psql(q{delete from opdata.outbox where args->>'connectionId' not in ('bulk 100', 'bulk 9999', 'newest')});
+	return;
+}
+
+# So many calls wait, and those of these connections are among them.
+sub wait_there
+{
+	my ($n, $ids, $name) = @_;
+	my $there = join ', ', map { "'$_'" } @$ids;
+
+	is(waiting(), $n, "$name: $n calls wait");
+	is(psql("select count(*) from opdata.outbox where args->>'connectionId' in ($there)"),
+		scalar(@$ids), "$name: the new ones are among them");
+	return;
+}
+
+# Whoever tells something takes away what is too much, unless somebody else is
+# at it: he waits for nobody, and does not fail for it.
+sub beside_others
+{
+	my $other = $agent->background_psql('postgres', on_error_stop => 0);
+	my $impatient = q{set lock_timeout = '10s'};
+
+	foreach my $end ('commit', 'rollback')
+	{
+		my @ids = ("kept by $end", "beside $end");
+
+		$other->query_safe('begin; ' . store_sql($ids[0]));
+		is($other->query_safe(q{select count(*) from opdata.outbox where args->>'connectionId' like 'bulk %'}) + 1,
+			psql(q{select count(*) from opdata.outbox where args->>'connectionId' like 'bulk %'}),
+			"$end: a transaction that is open has taken the oldest call away");
+		is(error_of($agent, "$impatient; " . store_sql($ids[1])), undef, "$end: one beside it does not wait for its lock");
+		$other->query_safe($end);
+		wait_there(10000, [ $end eq 'commit' ? @ids : $ids[1] ], $end);
+		is(error_of($agent, "$impatient; " . store_sql("after $end")), undef, "$end: nor does who comes after it");
+		wait_there($end eq 'commit' ? 10000 : 9999, ["after $end"], "after $end");
+	}
+	foreach my $level ('repeatable read', 'serializable')
+	{
+		# its snapshot has the oldest call, which is gone by then
+		$other->query_safe("begin isolation level $level; select count(*) from opdata.outbox");
+		psql(store_sql("before $level"));
+		my $before = waiting();
+		my $sql = store_sql($level);
+		my $said = $other->query("$sql; commit; select count(*) from opdata.connection where id = '$level'");
+		like($said, qr/^1$/m, "$level: a store does not fail for what others have taken away");
+		is(waiting(), $before + 1, "$level: it takes away nothing itself");
+		psql(store_sql("after $level"));
+		cmp_ok(waiting(), '<=', 10000, "$level: whoever comes next does");
+	}
+	$other->quit;
 	return;
 }
 
@@ -638,7 +698,7 @@ sub dump_and_restore
 	psql('drop database restored');
 
 	$convex->start;
-	are_told(0, [ 'bulk 1 pending', 'bulk 9999 pending', 'newest pending' ], 'what was left');
+	are_told(0, [ 'bulk 100 pending', 'bulk 9999 pending', 'newest pending' ], 'what was left');
 	return;
 }
 
@@ -695,7 +755,7 @@ sub unhealthy
 	{
 		@before = heartbeats();
 		psql("select pg_terminate_backend($worker->{pid})");
-		last if wait_until(sub { heartbeats() > @before }, 8);
+		last if wait_until(sub { heartbeats() > @before }, 20);
 	}
 	my ($call) = (heartbeats())[-1];
 	is($call->{args}{healthy}, JSON::PP::false, 'the next heartbeat says so');

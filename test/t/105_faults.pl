@@ -174,10 +174,10 @@ sub new_agent
 	# what is done to the table of connections is written down
 	$agent->safe_psql(
 		'postgres', q{
-		create table public.effect (id text, operation text);
+		create table public.effect (n bigint generated always as identity, id text, operation text);
 		create function public.note_effect() returns trigger language plpgsql as $$
 		begin
-			insert into public.effect values (coalesce(new.id, old.id), tg_op);
+			insert into public.effect (id, operation) values (coalesce(new.id, old.id), tg_op);
 			return null;
 		end $$;
 		create trigger note_effect after insert or update or delete on opdata.connection
@@ -253,7 +253,7 @@ sub workflow
 sub running_preview
 {
 	my ($name, $id) = @_;
-	my %workflow = workflow($name, 'previewQueryWorkflow', $id, sql => "select '$id' from pg_sleep(3)");
+	my %workflow = workflow($name, 'previewQueryWorkflow', $id, sql => "select '$id' from pg_sleep(5)");
 
 	delete $workflow{input}{connectionId};
 	return %workflow;
@@ -296,7 +296,7 @@ sub ended_once
 	if ($id =~ /store/)
 	{
 		push @got, $agents{$name}->safe_psql('postgres',
-			"select coalesce(string_agg(operation, ' '), 'nothing') from public.effect where id = '$id'");
+			"select coalesce(string_agg(operation, ' ' order by n), 'nothing') from public.effect where id = '$id'");
 		push @wanted, $end eq 'ok' ? 'INSERT' : 'nothing';
 	}
 	elsif ($id =~ /preview|running/ && $end eq 'ok')
@@ -309,7 +309,7 @@ sub ended_once
 	return;
 }
 
-# Convex was told each store that there is of this agent, in order and once.
+# Convex was told each store that there is of this agent, once.
 sub told_once
 {
 	my ($name) = @_;

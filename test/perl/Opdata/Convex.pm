@@ -182,6 +182,9 @@ The next n calls are never answered, and nothing is done.
 
 The next n calls are carried out, but the connection is cut instead of an answer.
 
+With C<< path => function >> behind their arguments these four count the calls of
+that function alone, and no other is struck: a heartbeat comes at any time.
+
 =item $convex->clear
 
 None of these any more. Calls that hang are cut.
@@ -195,11 +198,18 @@ sub fail
 	return;
 }
 
-sub fail_function { $_[0]->control('fail560', { count => $_[1] // 1 }); return; }
+sub fail_function { shift->strike('fail560', @_); return; }
 sub failed_status { $_[0]->control('failed-status', { status => $_[1] }); return; }
-sub hang { $_[0]->control('hang', { count => $_[1] // 1 }); return; }
-sub lose { $_[0]->control('lose', { count => $_[1] // 1 }); return; }
+sub hang { shift->strike('hang', @_); return; }
+sub lose { shift->strike('lose', @_); return; }
 sub clear { $_[0]->control('clear'); return; }
+
+sub strike
+{
+	my ($self, $fault, $count, %opts) = @_;
+	$self->control($fault, { count => $count // 1, %opts });
+	return;
+}
 
 =pod
 
