@@ -9,7 +9,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
-use List::Util qw(max uniq);
+use List::Util qw(uniq);
 use Opdata::Convex;
 use Opdata::Faults qw(payload);
 use Opdata::Issuer;
