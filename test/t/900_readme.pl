@@ -153,15 +153,18 @@ sub run_example
 	    $example->{where} eq 'source'
 	  ? $source->connstr('shop')
 	  : $agent->connstr('agent');
-	my $file = PostgreSQL::Test::Utils::tempdir() . '/example.sql';
+	my $folder = PostgreSQL::Test::Utils::tempdir();
+	my $file = "$folder/example.sql";
 	my $output;
 
 	open my $fh, '>', $file or die "$file: $!";
 	print $fh replace($example->{sql}, %here);
 	close $fh;
 
+	# a file, since psql may end without having read it
+	append_to_file("$folder/typed", $typed);
 	IPC::Run::run([ 'psql', '-X', '-d', $connstr, '-f', $file ],
-		'<', \$typed, '>&', \$output);
+		'<', "$folder/typed", '>&', \$output);
 	$output =~ s/^psql:\Q$file\E:\d+: //mg;
 	return replace($output, reverse %here);
 }
