@@ -322,9 +322,10 @@ sub try_hold
 		'<', \$in, '>&', \$out,
 		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 
-	$handle->pump until $out =~ /^ready$/m or !$handle->pumpable;
+	# dies when psql ends before it has read the script
+	eval { $handle->pump until $out =~ /^ready$/m or !$handle->pumpable; };
 	return $handle if $out =~ /^ready$/m;
-	$handle->finish;
+	eval { $handle->finish; };
 	return;
 }
 
