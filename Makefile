@@ -65,7 +65,7 @@ PROVE_TESTS ?= $(shell ls -r test/t/*.pl)
 # Regression tests to run, in this order: make check-regress REGRESS_TESTS=00_install
 REGRESS_TESTS ?= $(sort $(basename $(notdir $(wildcard test/sql/*.sql))))
 
-.PHONY: help deps installed test check-regress check-tap check-readme demo bench soak lint valgrind installcheck
+.PHONY: help deps installed test check-regress check-tap check-readme inventory demo bench soak lint valgrind installcheck
 
 help:
 	@echo "all install clean   build with PGXS; PG_CONFIG=... chooses the server"
@@ -73,6 +73,7 @@ help:
 	@echo "check-regress       SQL tests on a throwaway cluster (REGRESS_TESTS=...)"
 	@echo "check-tap           Perl tests on throwaway clusters (PROVE_TESTS=...)"
 	@echo "check-readme        run every example of README.md"
+	@echo "inventory           write INVENTORY.md: all that leaves, from the code"
 	@echo "demo                a guided tour on two throwaway clusters"
 	@echo "bench               ratios against plain libpq, pgcrypto and a Node worker"
 	@echo "soak                mixed jobs under mild faults, SOAK_MINUTES=30, with flat memory"
@@ -105,6 +106,11 @@ check-tap: installed
 
 check-readme: installed
 	$(HARNESS)/run-tap.sh test/t/900_readme.pl
+
+# In two steps, so that a failure leaves the file alone.
+inventory: installed
+	$(HARNESS)/inventory.sh > INVENTORY.md.new
+	mv INVENTORY.md.new INVENTORY.md
 
 demo: deps
 	$(MAKE) installed

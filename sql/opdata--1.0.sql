@@ -43,7 +43,8 @@ CREATE TABLE opdata.connection (
 	key_id text NOT NULL,
 	workspace_id text NOT NULL DEFAULT 'default'
 		CONSTRAINT connection_workspace_id_length CHECK (pg_catalog.char_length(workspace_id) OPERATOR(pg_catalog.>=) 1
-			AND pg_catalog.char_length(workspace_id) OPERATOR(pg_catalog.<=) 128),
+			AND pg_catalog.char_length(workspace_id) OPERATOR(pg_catalog.<=) 128
+			AND workspace_id OPERATOR(pg_catalog.<>) '*'),
 	name text NOT NULL,
 	safe_metadata jsonb NOT NULL,
 	status text NOT NULL
@@ -119,26 +120,267 @@ REVOKE ALL ON TABLE opdata.outbox FROM PUBLIC;
 REVOKE ALL ON SEQUENCE opdata.outbox_id_seq FROM PUBLIC;
 COMMENT ON TABLE opdata.outbox IS 'calls of the HTTP API of the control plane that wait to be made';
 
+/*
+ * Key pairs that credentials are sealed to. The public half is given to
+ * everybody, the private one is encrypted as a payload is. Of several pairs the
+ * one that does not end is the one to seal to; the others still open.
+ */
+CREATE TABLE opdata.sealing_key (
+	kid text NOT NULL PRIMARY KEY,
+	public_key jsonb NOT NULL,
+	private_key bytea NOT NULL,
+	key_id text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	expires_at timestamptz
+);
+CREATE UNIQUE INDEX sealing_key_current_idx ON opdata.sealing_key ((true)) WHERE expires_at IS NULL;
+REVOKE ALL ON TABLE opdata.sealing_key FROM PUBLIC;
+COMMENT ON TABLE opdata.sealing_key IS 'key pairs that credentials are sealed to; private_key is encrypted under the master key key_id';
+
+/* Public keys that previews may be sealed to. */
+CREATE TABLE opdata.recipient (
+	label text NOT NULL PRIMARY KEY,
+	kid text NOT NULL,
+	jwk jsonb NOT NULL,
+	added_by name NOT NULL,
+	added_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+REVOKE ALL ON TABLE opdata.recipient FROM PUBLIC;
+COMMENT ON TABLE opdata.recipient IS 'public keys that previews may be sealed to';
+
+/*
+ * What a role may do in a workspace; "*" stands for all of them, and for what
+ * belongs to none. Names, since a dump must be restorable where a role is missing.
+ */
+CREATE TABLE opdata.access (
+	role_name name NOT NULL,
+	workspace_id text NOT NULL
+		CONSTRAINT access_workspace_id_length CHECK (pg_catalog.char_length(workspace_id) OPERATOR(pg_catalog.>=) 1
+			AND pg_catalog.char_length(workspace_id) OPERATOR(pg_catalog.<=) 128),
+	level text NOT NULL
+		CONSTRAINT access_level CHECK (level OPERATOR(pg_catalog.=) ANY (ARRAY['reader', 'developer', 'admin'])),
+	granted_by name NOT NULL,
+	granted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (role_name, workspace_id)
+);
+REVOKE ALL ON TABLE opdata.access FROM PUBLIC;
+COMMENT ON TABLE opdata.access IS 'what roles may do in workspaces';
+
+/* Columns whose values previews do not show. */
+CREATE TABLE opdata.mask (
+	workspace_id text NOT NULL,
+	column_pattern text NOT NULL,
+	connection_id text,
+	type_pattern text,
+	added_by name NOT NULL,
+	added_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+CREATE UNIQUE INDEX mask_idx ON opdata.mask (workspace_id, column_pattern, (COALESCE(connection_id, '')), (COALESCE(type_pattern, '')));
+REVOKE ALL ON TABLE opdata.mask FROM PUBLIC;
+COMMENT ON TABLE opdata.mask IS 'columns whose values previews do not show';
+
+/* How much may leave in a day. Null: no limit. */
+CREATE TABLE opdata.egress_limit (
+	workspace_id text NOT NULL PRIMARY KEY,
+	previews_per_day integer CONSTRAINT egress_limit_previews CHECK (previews_per_day OPERATOR(pg_catalog.>=) 0),
+	rows_per_day integer CONSTRAINT egress_limit_rows CHECK (rows_per_day OPERATOR(pg_catalog.>=) 0)
+);
+REVOKE ALL ON TABLE opdata.egress_limit FROM PUBLIC;
+COMMENT ON TABLE opdata.egress_limit IS 'how many previews and rows may leave a workspace within 24 hours';
+
+/*
+ * One row for each preview that was sent away, chained by hashes: "hash" is of
+ * all that stands in the row, prev_hash included, which is the hash of the row
+ * before. "seq" has no gap.
+ */
+CREATE TABLE opdata.egress (
+	seq bigint NOT NULL PRIMARY KEY,
+	sent_at timestamptz NOT NULL,
+	workspace_id text,
+	connection_id text,
+	host text,
+	requested_by text,
+	workflow_id text NOT NULL,
+	run_id text NOT NULL,
+	activity_id text NOT NULL,
+	query text NOT NULL,
+	row_count integer NOT NULL,
+	byte_count bigint NOT NULL,
+	masked_columns integer NOT NULL,
+	sealed_to text,
+	prev_hash text NOT NULL,
+	hash text NOT NULL
+);
+CREATE INDEX egress_sent_at_idx ON opdata.egress (sent_at);
+REVOKE ALL ON TABLE opdata.egress FROM PUBLIC;
+COMMENT ON TABLE opdata.egress IS 'previews that were sent to the control plane, in a chain of hashes';
+
+CREATE FUNCTION opdata.egress_hash(e opdata.egress)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
+		pg_catalog.jsonb_build_array(
+			(e).seq,
+			CASE WHEN pg_catalog.isfinite((e).sent_at)
+				THEN (EXTRACT(epoch FROM (e).sent_at) OPERATOR(pg_catalog.*) 1000000)::bigint END,
+			(e).workspace_id, (e).connection_id, (e).host, (e).requested_by,
+			(e).workflow_id, (e).run_id, (e).activity_id, (e).query,
+			(e).row_count, (e).byte_count, (e).masked_columns, (e).sealed_to, (e).prev_hash)::text,
+		'UTF8')), 'hex')
+$$;
+REVOKE ALL ON FUNCTION opdata.egress_hash(opdata.egress) FROM PUBLIC;
+COMMENT ON FUNCTION opdata.egress_hash(opdata.egress) IS
+	'hash that a row of the egress log must have: SHA-256 of its other columns as a JSON array';
+
+CREATE FUNCTION opdata.refuse_change()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RAISE EXCEPTION 'rows of the egress log are never changed or removed'
+		USING ERRCODE = 'insufficient_privilege', DETAIL = 'egress_denied',
+			HINT = 'See SELECT opdata_verify_egress(); for whether the log is whole.';
+END
+$$;
+REVOKE ALL ON FUNCTION opdata.refuse_change() FROM PUBLIC;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON opdata.egress
+	FOR EACH STATEMENT EXECUTE FUNCTION opdata.refuse_change();
+
+/* Last row of the chain. Who appends locks this one row, and then writes both. */
+CREATE TABLE opdata.egress_head (
+	singleton boolean NOT NULL DEFAULT true PRIMARY KEY CONSTRAINT egress_head_singleton CHECK (singleton),
+	seq bigint NOT NULL,
+	hash text NOT NULL
+);
+REVOKE ALL ON TABLE opdata.egress_head FROM PUBLIC;
+COMMENT ON TABLE opdata.egress_head IS 'the last row of opdata.egress';
+
+/* A row: the agent was told to stop. */
+CREATE TABLE opdata.suspension (
+	singleton boolean NOT NULL DEFAULT true PRIMARY KEY CONSTRAINT suspension_singleton CHECK (singleton),
+	since timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	suspended_by name NOT NULL
+);
+REVOKE ALL ON TABLE opdata.suspension FROM PUBLIC;
+COMMENT ON TABLE opdata.suspension IS 'a row when the agent was suspended';
+
+/*
+ * Row security: nobody but the owner of the tables, as whom the library works,
+ * changes a row, whatever was granted to them, and only members of
+ * pg_read_all_data read one. In these tables secrets are ciphertext.
+ */
+ALTER TABLE opdata.connection ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.connection FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.job ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.job FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.agent ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.agent FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.outbox ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.outbox FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.sealing_key ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.sealing_key FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.recipient ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.recipient FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.access ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.access FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.mask ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.mask FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.egress_limit ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.egress_limit FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.egress ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.egress FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.egress_head ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.egress_head FOR SELECT TO pg_read_all_data USING (true);
+ALTER TABLE opdata.suspension ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read_all ON opdata.suspension FOR SELECT TO pg_read_all_data USING (true);
+
 SELECT pg_catalog.pg_extension_config_dump('opdata.agent', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.connection', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.job', '');
+SELECT pg_catalog.pg_extension_config_dump('opdata.sealing_key', '');
+SELECT pg_catalog.pg_extension_config_dump('opdata.recipient', '');
+SELECT pg_catalog.pg_extension_config_dump('opdata.access', '');
+SELECT pg_catalog.pg_extension_config_dump('opdata.mask', '');
+SELECT pg_catalog.pg_extension_config_dump('opdata.egress_limit', '');
+SELECT pg_catalog.pg_extension_config_dump('opdata.egress', '');
+SELECT pg_catalog.pg_extension_config_dump('opdata.egress_head', '');
+SELECT pg_catalog.pg_extension_config_dump('opdata.suspension', '');
+
+CREATE FUNCTION @extschema@.opdata_status()
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_status'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_status() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_status() IS
+	'versions, master key, workers and warnings of this agent';
+
+/*
+ * Rows of opdata.access that count. A role that may call opdata_status() itself,
+ * as every reader, is the one that was let in; one that merely has the name of a
+ * role that was dropped, or renamed, is not.
+ */
+CREATE VIEW opdata.granted WITH (security_barrier) AS
+	SELECT a.role_name, r.oid AS role, a.workspace_id, a.level
+	FROM opdata.access a
+	JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) a.role_name
+	WHERE EXISTS (
+		SELECT FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
+		WHERE p.oid OPERATOR(pg_catalog.=) '@extschema@.opdata_status()'::pg_catalog.regprocedure
+			AND x.grantee OPERATOR(pg_catalog.=) r.oid);
+REVOKE ALL ON TABLE opdata.granted FROM PUBLIC;
+COMMENT ON VIEW opdata.granted IS 'what roles that there are may do in workspaces';
+
+/*
+ * Workspaces that the caller may see. current_user is the caller also inside of
+ * views, while the tables are read as their owner.
+ */
+CREATE VIEW opdata.visible WITH (security_barrier) AS
+	SELECT g.workspace_id
+	FROM opdata.granted g
+	WHERE pg_catalog.pg_has_role(CURRENT_USER, g.role, 'USAGE')
+	UNION ALL
+	SELECT '*'
+	FROM pg_catalog.pg_class c
+	WHERE c.oid OPERATOR(pg_catalog.=) 'opdata.connection'::pg_catalog.regclass
+		AND pg_catalog.pg_has_role(CURRENT_USER, c.relowner, 'USAGE');
+REVOKE ALL ON TABLE opdata.visible FROM PUBLIC;
+COMMENT ON VIEW opdata.visible IS 'workspaces that the caller may see; * is all of them';
 
 CREATE VIEW @extschema@.opdata_connections WITH (security_barrier) AS
 	SELECT id, workspace_id, name, type, status, safe_metadata,
 		last_tested_at, last_error, created_at, updated_at
-	FROM opdata.connection;
+	FROM opdata.connection
+	WHERE workspace_id OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v)
+		OR '*' OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v);
 REVOKE ALL ON TABLE @extschema@.opdata_connections FROM PUBLIC;
 COMMENT ON VIEW @extschema@.opdata_connections IS 'stored connections without their secrets';
 
+/* A job that belongs to no workspace is shown to who asked for it. */
 CREATE VIEW @extschema@.opdata_jobs WITH (security_barrier) AS
 	SELECT id, kind, connection_id, workspace_id, state, requested_by,
 		started_at, finished_at, duration_ms, row_count, byte_count, error_code,
 		workflow_id, run_id, activity_id, attempt, worker
-	FROM opdata.job;
+	FROM opdata.job
+	WHERE workspace_id OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v)
+		OR (workspace_id IS NULL AND requested_by OPERATOR(pg_catalog.=) CURRENT_USER)
+		OR '*' OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v);
 REVOKE ALL ON TABLE @extschema@.opdata_jobs FROM PUBLIC;
 COMMENT ON VIEW @extschema@.opdata_jobs IS 'running and finished jobs: metadata only';
+
+CREATE VIEW @extschema@.opdata_egress WITH (security_barrier) AS
+	SELECT seq, sent_at, workspace_id, connection_id, host, requested_by,
+		workflow_id, run_id, activity_id, query, row_count, byte_count, masked_columns,
+		sealed_to, prev_hash, hash
+	FROM opdata.egress
+	WHERE workspace_id OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v)
+		OR '*' OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v);
+REVOKE ALL ON TABLE @extschema@.opdata_egress FROM PUBLIC;
+COMMENT ON VIEW @extschema@.opdata_egress IS 'previews that were sent to the control plane';
 
 /*
  * The functions run their own SQL as the owner of the tables (src/base/sql.c
@@ -192,14 +434,6 @@ REVOKE ALL ON FUNCTION @extschema@.opdata_delete(text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.opdata_delete(text) IS
 	'delete a connection and its secrets';
 
-CREATE FUNCTION @extschema@.opdata_status()
-RETURNS jsonb
-AS 'MODULE_PATHNAME', 'opdata_status'
-LANGUAGE C;
-REVOKE ALL ON FUNCTION @extschema@.opdata_status() FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.opdata_status() IS
-	'versions, master key, workers and warnings of this agent';
-
 CREATE FUNCTION @extschema@.opdata_resume()
 RETURNS jsonb
 AS 'MODULE_PATHNAME', 'opdata_resume'
@@ -207,3 +441,115 @@ LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.opdata_resume() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.opdata_resume() IS
 	'let the agent work in this cluster, which it was not noted for, or on this timeline';
+
+CREATE FUNCTION @extschema@.opdata_public_key()
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_public_key'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_public_key() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_public_key() IS
+	'the public key that credentials are sealed to, as a JWK';
+
+CREATE FUNCTION @extschema@.opdata_rotate_public_key(overlap interval DEFAULT '7 days')
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_rotate_public_key'
+LANGUAGE C STRICT;
+REVOKE ALL ON FUNCTION @extschema@.opdata_rotate_public_key(interval) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_rotate_public_key(interval) IS
+	'make another key pair to seal to; those before still open for the overlap';
+
+CREATE FUNCTION @extschema@.opdata_trust_recipient(jwk jsonb, label text)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_trust_recipient'
+LANGUAGE C STRICT;
+REVOKE ALL ON FUNCTION @extschema@.opdata_trust_recipient(jsonb, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_trust_recipient(jsonb, text) IS
+	'let previews be sealed to a public key';
+
+CREATE FUNCTION @extschema@.opdata_distrust_recipient(label text)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_distrust_recipient'
+LANGUAGE C STRICT;
+REVOKE ALL ON FUNCTION @extschema@.opdata_distrust_recipient(text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_distrust_recipient(text) IS
+	'let no more previews be sealed to a key';
+
+CREATE FUNCTION @extschema@.opdata_mask(workspace_id text, column_pattern text, connection_id text DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_mask'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_mask(text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_mask(text, text, text) IS
+	'show *** instead of the values of columns, by their names';
+
+CREATE FUNCTION @extschema@.opdata_mask(workspace_id text, column_pattern text, connection_id text, type_pattern text)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_mask'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_mask(text, text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_mask(text, text, text, text) IS
+	'show *** instead of the values of columns, by their names and types';
+
+CREATE FUNCTION @extschema@.opdata_unmask(workspace_id text, column_pattern text, connection_id text DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_unmask'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_unmask(text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_unmask(text, text, text) IS
+	'take mask rules away';
+
+CREATE FUNCTION @extschema@.opdata_limit(workspace_id text, previews_per_day integer, rows_per_day integer)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_limit'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_limit(text, integer, integer) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_limit(text, integer, integer) IS
+	'limit what may leave a workspace within 24 hours; null is no limit, 0 previews is none';
+
+CREATE FUNCTION @extschema@.opdata_verify_egress(expected_head text DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_verify_egress'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_verify_egress(text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_verify_egress(text) IS
+	'is the log of previews that left whole?';
+
+CREATE FUNCTION @extschema@.opdata_grant(role_name name, workspace_id text, level text)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_grant'
+LANGUAGE C STRICT;
+REVOKE ALL ON FUNCTION @extschema@.opdata_grant(name, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_grant(name, text, text) IS
+	'let a role act in a workspace, as reader, developer or admin';
+
+CREATE FUNCTION @extschema@.opdata_revoke(role_name name, workspace_id text, level text DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_revoke'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_revoke(name, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_revoke(name, text, text) IS
+	'let a role no longer act in a workspace';
+
+CREATE FUNCTION @extschema@.opdata_rotate_key(new_key_file text)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_rotate_key'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_rotate_key(text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_rotate_key(text) IS
+	'encrypt every row under another master key, in one transaction';
+
+CREATE FUNCTION @extschema@.opdata_suspend()
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'opdata_suspend'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_suspend() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_suspend() IS
+	'stop polling, cancel running jobs, forget tokens, until opdata_resume()';
+
+CREATE FUNCTION @extschema@.opdata_inventory()
+RETURNS TABLE (message text, field text, meaning text)
+AS 'MODULE_PATHNAME', 'opdata_inventory'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.opdata_inventory() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.opdata_inventory() IS
+	'every field of every message that leaves for the control plane';

@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 
 #include "api/arguments.h"
+#include "api/caller.h"
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/sql.h"
@@ -29,7 +30,10 @@
 #include "secret/redact.h"
 #include "store/connections.h"
 #include "store/jobs.h"
+#include "store/keys.h"
 #include "store/outbox.h"
+#include "store/policy.h"
+#include "store/sealing.h"
 
 PG_FUNCTION_INFO_V1(opdata_store_creds);
 PG_FUNCTION_INFO_V1(opdata_test_stored);
@@ -42,34 +46,6 @@ extern PGDLLEXPORT Datum opdata_test_stored(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum opdata_test_payload(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum opdata_preview(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum opdata_delete(PG_FUNCTION_ARGS);
-
-/* Raise 25006 where nothing can be stored, before a source is bothered. */
-static void
-require_writing(void)
-{
-	if (!opd_sql_may_write())
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("connections cannot be changed in a read-only session"),
-				 errdetail_internal("unsupported"),
-				 errhint("Use a session that may write, on the primary server.")));
-}
-
-/*
- * Find a connection, or raise 42704 (connection_not_found). The id is not
- * repeated: it may be a connection string that was taken for one.
- */
-static OpdConnection *
-find_connection(const char *id)
-{
-	OpdConnection *connection = opd_connections_find(id);
-
-	if (connection == NULL)
-		opd_error_throw(opd_error_hint(opd_error_new(OPD_CONNECTION_NOT_FOUND,
-													 "there is no connection with this id"),
-									   "List the connections with: SELECT id, status FROM opdata_connections;"));
-	return connection;
-}
 
 /* Read a payload, or raise what is wrong with it. */
 static void
@@ -85,11 +61,26 @@ read_credential(const char *type, const Jsonb *payload, OpdCredential *credentia
 static void
 open_credential(const OpdConnection *connection, OpdCredential *credential)
 {
-	char	   *payload = opd_connections_payload(connection, opd_conf_key_file());
+	OpdKeySource keys = opd_caller_keys(connection->key_id);
+	char	   *payload = opd_connections_payload(connection, &keys);
 	Jsonb	   *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(payload)));
 
 	opd_envelope_wipe(payload);
 	read_credential(connection->type, json, credential);
+}
+
+/* The payload that was given, opened if it is sealed. */
+static Jsonb *
+take_payload(Jsonb *given)
+{
+	JsonbValue	v;
+	OpdKeySource keys = opd_json_find(given, "sealed", &v) ? opd_caller_keys(NULL) : opd_conf_keys();
+	Jsonb	   *payload;
+	OpdError   *error = opd_sealing_take(given, opd_conf_require_sealed(), &keys, &payload);
+
+	if (error != NULL)
+		opd_error_throw(error);
+	return payload;
 }
 
 /*
@@ -126,7 +117,7 @@ run_test(const OpdCredential *credential, OpdError **error)
 	OpdTestJob *job = opd_testjob_start(loop, credential, &policy);
 	Jsonb	   *result;
 
-	opd_loop_run(loop, &job->done);
+	opd_caller_run(loop, &job->done);
 	MemoryContextSwitchTo(caller);
 	result = copy_json(job->result);
 	*error = job->error ? opd_error_copy(job->error) : NULL;
@@ -149,6 +140,7 @@ opdata_store_creds(PG_FUNCTION_ARGS)
 	OpdConnection *existing;
 	OpdCredential credential;
 	OpdJobRecord record;
+	OpdKeySource keys;
 	OpdError   *error = NULL;
 	Jsonb	   *payload;
 	Jsonb	   *test_result = NULL;
@@ -161,16 +153,18 @@ opdata_store_creds(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("id, type, workspace_id and test must not be null"),
 				 errdetail_internal("invalid_credentials")));
-	require_writing();
+	opd_caller_require_writing();
 	change.id = opd_argument_id("id", PG_GETARG_TEXT_PP(0));
 	change.name = opd_argument_name(PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2));
 	change.type = text_to_cstring(PG_GETARG_TEXT_PP(3));
-	change.workspace_id = opd_argument_id("workspace_id", PG_GETARG_TEXT_PP(4));
+	change.workspace_id = opd_argument_workspace(PG_GETARG_TEXT_PP(4));
 	change.tested = PG_GETARG_BOOL(5);
 	if (PG_ARGISNULL(1))
 		opd_error_throw(opd_error_hint(opd_error_new(OPD_UNSUPPORTED, "this version of opdata has no default credentials"),
 									   "Give the payload."));
-	payload = PG_GETARG_JSONB_P(1);
+	opd_caller_require(change.workspace_id, OPD_DEVELOPER);
+	opd_caller_require_not_suspended();
+	payload = take_payload(PG_GETARG_JSONB_P(1));
 
 	/* an error below says the same for a missing key, before anything is sent */
 	record = opd_jobs_begin("store", change.id, change.workspace_id);
@@ -188,7 +182,11 @@ opdata_store_creds(PG_FUNCTION_ARGS)
 		opd_error_throw(error);
 
 	change.payload = JsonbToCString(NULL, &payload->root, VARSIZE(payload));
-	name = opd_connections_put(&change, opd_conf_key_file());
+	/* before the command is asked which key is the current one */
+	keys = opd_conf_keys();
+	opd_keys_lock_out_exchange(&keys);
+	keys = opd_caller_keys(NULL);
+	name = opd_connections_put(&change, &keys);
 	opd_envelope_wipe(unconstify(char *, change.payload));
 	if (name == NULL)
 		opd_error_throw(opd_error_new(OPD_WORKSPACE_DENIED, "connection id belongs to another workspace"));
@@ -225,7 +223,8 @@ opdata_test_stored(PG_FUNCTION_ARGS)
 
 	opd_redact_statement();
 	id = opd_argument_id_not_payload(PG_GETARG_TEXT_PP(0));
-	connection = find_connection(id);
+	connection = opd_caller_connection(id, OPD_DEVELOPER);
+	opd_caller_require_not_suspended();
 	record = opd_jobs_begin("test", id, connection->workspace_id);
 	open_credential(connection, &credential);
 	result = run_test(&credential, &error);
@@ -259,8 +258,10 @@ opdata_test_payload(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("payload and type must not be null"),
 				 errdetail_internal("invalid_credentials")));
+	opd_caller_require(NULL, OPD_DEVELOPER);
+	opd_caller_require_not_suspended();
 	record = opd_jobs_begin("test", NULL, NULL);
-	read_credential(text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_JSONB_P(0), &credential);
+	read_credential(text_to_cstring(PG_GETARG_TEXT_PP(1)), take_payload(PG_GETARG_JSONB_P(0)), &credential);
 	result = run_test(&credential, &error);
 	record.error_code = error ? opd_error_name(error->code) : NULL;
 	opd_jobs_write(&record);
@@ -279,8 +280,9 @@ opdata_preview(PG_FUNCTION_ARGS)
 	char	   *id = opd_argument_id("id", PG_GETARG_TEXT_PP(0));
 	char	   *query = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	OpdHostPolicy policy = opd_conf_host_policy();
-	OpdConnection *connection = find_connection(id);
+	OpdConnection *connection = opd_caller_connection(id, OPD_DEVELOPER);
 	OpdJobRecord record = opd_jobs_begin("preview", id, connection->workspace_id);
+	OpdMask    *mask;
 	OpdCredential credential;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext job_context;
@@ -288,12 +290,14 @@ opdata_preview(PG_FUNCTION_ARGS)
 	OpdPreviewJob *job;
 	Jsonb	   *result;
 
+	opd_caller_require_not_suspended();
 	open_credential(connection, &credential);
+	mask = opd_policy_mask_of(connection->workspace_id, connection->id);
 
 	job_context = enter_job_context();
 	loop = opd_loop_new();
-	job = opd_previewjob_start(loop, &credential, &policy, query);
-	opd_loop_run(loop, &job->done);
+	job = opd_previewjob_start(loop, &credential, &policy, mask, query);
+	opd_caller_run(loop, &job->done);
 	if (job->error != NULL)
 		opd_error_throw(job->error);
 	MemoryContextSwitchTo(caller);
@@ -312,16 +316,27 @@ opdata_delete(PG_FUNCTION_ARGS)
 {
 	char	   *id = opd_argument_id("id", PG_GETARG_TEXT_PP(0));
 	OpdJobRecord record = opd_jobs_begin("delete", id, NULL);
+	OpdConnection *connection;
+	bool		deleted = false;
 	OpdJson		json;
 
-	require_writing();
-	record.workspace_id = opd_connections_delete(id);
-	if (record.workspace_id != NULL)
+	opd_caller_require_writing();
+	opd_caller_require(NULL, OPD_DEVELOPER);
+	opd_caller_require_not_suspended();
+	/* one that the caller may not see is unknown */
+	connection = opd_connections_find(id);
+	if (connection != NULL && opd_access_has(connection->workspace_id, OPD_READER))
+	{
+		opd_caller_require(connection->workspace_id, OPD_DEVELOPER);
+		record.workspace_id = connection->workspace_id;
+		deleted = opd_connections_delete(id, connection->workspace_id) != NULL;
+	}
+	if (deleted)
 		opd_jobs_write(&record);
-	if (record.workspace_id != NULL && opd_conf_convex_url()[0] != '\0')
+	if (deleted && opd_conf_convex_url()[0] != '\0')
 		opd_outbox_tell_deleted(id, record.workspace_id);
 
 	opd_json_begin_object(&json);
-	opd_json_add_bool(&json, "deleted", record.workspace_id != NULL);
+	opd_json_add_bool(&json, "deleted", deleted);
 	PG_RETURN_JSONB_P(opd_json_end_object(&json));
 }

@@ -20,14 +20,16 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
+#include "api/caller.h"
 #include "base/json.h"
 #include "base/sql.h"
 #include "conf/conf.h"
 #include "secret/masterkey.h"
 #include "store/agents.h"
-#include "store/connections.h"
+#include "store/egress.h"
+#include "store/keys.h"
 #include "store/outbox.h"
-#include "worker/ddl.h"
+#include "store/suspension.h"
 #include "worker/health.h"
 #include "worker/state.h"
 #include "worker/tokencell.h"
@@ -38,9 +40,7 @@
 #define CONVEX_LATE_MS	300000
 
 PG_FUNCTION_INFO_V1(opdata_status);
-PG_FUNCTION_INFO_V1(opdata_resume);
 
-extern PGDLLEXPORT Datum opdata_resume(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum opdata_status(PG_FUNCTION_ARGS);
 
 static void
@@ -86,21 +86,30 @@ versions(const char *installed)
 	return opd_json_end_object(&json);
 }
 
+/* Is every key that rows need there? And is one of them not yet in its place? */
 static bool
-needs_other_key(Jsonb *needed_ids, const char *id)
+has_needed_keys(const OpdKeySource *keys, Jsonb *needed_ids, const char *id, bool *exchanging)
 {
 	JsonbIterator *it = JsonbIteratorInit(&needed_ids->root);
 	JsonbIteratorToken token;
 	JsonbValue	v;
+	bool		all = true;
 
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
-		if (token == WJB_ELEM &&
-			(id == NULL || v.val.string.len != (int) strlen(id) ||
-			 memcmp(v.val.string.val, id, v.val.string.len) != 0))
-			return true;
+		OpdMasterKey key;
+		char	   *problem;
+		char	   *needed;
+
+		if (token != WJB_ELEM)
+			continue;
+		needed = opd_json_string(&v);
+		all = all && opd_masterkey_look(keys, needed, &key, &problem) == OPD_KEY_PRESENT && strcmp(key.id, needed) == 0;
+		opd_masterkey_wipe(&key);
+		*exchanging |= keys->command[0] == '\0' && id != NULL && strcmp(needed, id) != 0 &&
+			opd_masterkey_is_staged(keys->file, needed);
 	}
-	return false;
+	return all;
 }
 
 /* Does the file lie in the data directory, links and all resolved? */
@@ -118,22 +127,30 @@ in_data_directory(const char *path)
 static Jsonb *
 key_facts(OpdJson *warnings)
 {
-	char	   *path = opd_conf_key_file();
-	Jsonb	   *needed_ids = opd_connections_key_ids();
+	OpdKeySource keys = opd_caller_keys(NULL);
+	bool		by_command = keys.command[0] != '\0';
+	Jsonb	   *needed_ids = opd_keys_needed();
 	bool		may_see_path = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_SETTINGS);
 	OpdMasterKey key;
 	char	   *problem;
-	OpdKeyState state = opd_masterkey_look(path, &key, &problem);
+	OpdKeyState state = opd_masterkey_look(&keys, NULL, &key, &problem);
 	const char *id = state == OPD_KEY_PRESENT ? key.id : NULL;
+	bool		exchanging = false;
 	OpdJson		json;
 
 	opd_masterkey_wipe(&key);
-	if (state == OPD_KEY_UNUSABLE)
+	if (by_command && state == OPD_KEY_MISSING)
+		warn(warnings, "key_missing", "the command of opdata.key_command gives no key; the server's log says why");
+	else if (state == OPD_KEY_UNUSABLE)
 		warn(warnings, "key_unusable", psprintf("the master key file cannot be used: %s", problem));
-	else if (needs_other_key(needed_ids, id))
+	else if (!has_needed_keys(&keys, needed_ids, id, &exchanging))
 		warn(warnings, state == OPD_KEY_MISSING ? "key_missing" : "key_wrong",
-			 psprintf("stored credentials need a master key that the key file does not hold; put the key with an id of neededIds back"));
-	if (state == OPD_KEY_PRESENT && in_data_directory(path))
+			 by_command ? "stored credentials need a master key that the key command does not give for its id, which is one of neededIds" :
+			 "stored credentials need a master key that the key file does not hold; put the key with an id of neededIds back");
+	if (exchanging)
+		warn(warnings, "key_exchange_open",
+			 "rows need the key in the file with \".next\" behind the name of the key file; do not remove it: on the primary server the next change of a connection puts it in its place, on a standby rename it yourself");
+	if (!by_command && state == OPD_KEY_PRESENT && in_data_directory(keys.file))
 		warn(warnings, "key_in_data_directory",
 			 "the master key lies in the data directory and so in every base backup; move it elsewhere and set opdata.key_file");
 
@@ -143,8 +160,9 @@ key_facts(OpdJson *warnings)
 	opd_json_add_string(&json, "state",
 						state == OPD_KEY_PRESENT ? "present" :
 						state == OPD_KEY_MISSING ? "missing" : "unusable");
-	if (may_see_path)
-		opd_json_add_string(&json, "file", path);
+	opd_json_add_string(&json, "source", by_command ? "command" : "file");
+	if (may_see_path && !by_command)
+		opd_json_add_string(&json, "file", keys.file);
 	return opd_json_end_object(&json);
 }
 
@@ -251,21 +269,43 @@ convex_facts(OpdJson *warnings)
 	return opd_json_end_object(&json);
 }
 
+/* Is it suspended, and what is demanded of what comes in and leaves? */
+static Jsonb *
+boundary_facts(OpdJson *warnings)
+{
+	TimestampTz since = opd_suspension_since();
+	OpdJson		json;
+
+	if (since != 0)
+		warn(warnings, "suspended",
+			 "the agent is suspended, so that no jobs are done; when it may work again, run SELECT opdata_resume();");
+	opd_json_begin_object(&json);
+	opd_json_add_time(&json, "suspendedSince", since);
+	opd_json_add_bool(&json, "requireSealed", opd_conf_require_sealed());
+	opd_json_add_bool(&json, "requireSealedPreview", opd_conf_require_sealed_preview());
+	return opd_json_end_object(&json);
+}
+
 /*
  * opdata_status() -> {"healthy","reasons","versions","key","connections",
- * "agent","temporal","token","convex","workers","warnings"}
+ * "agent","temporal","token","convex","boundary","egress","workers","warnings"}
  *
- * Raises nothing for an agent in a bad state: the warnings tell.
+ * Raises 42501 (workspace_denied); nothing for an agent in a bad state: the
+ * warnings tell. Connections are counted in the caller's workspaces.
  */
 Datum
 opdata_status(PG_FUNCTION_ARGS)
 {
 	char	   *installed = sql_version();
 	OpdHealth	health = opd_health_now();
-	Jsonb	   *parts[5];
+	Jsonb	   *parts[6];
 	OpdJson		warnings;
 	OpdJson		json;
 
+	opd_caller_require(NULL, OPD_READER);
+	/* also while no worker has noticed yet, or all of them start anew */
+	if (opd_suspension_since() != 0)
+		health |= opd_health_suspended();
 	opd_json_begin_array(&warnings);
 	if (installed == NULL || strcmp(installed, OPD_VERSION) != 0)
 		warn(&warnings, "version_mismatch",
@@ -277,41 +317,21 @@ opdata_status(PG_FUNCTION_ARGS)
 	parts[2] = temporal_facts(&warnings);
 	parts[3] = opd_conf_wants_token() ? opd_tokencell_facts() : NULL;
 	parts[4] = convex_facts(&warnings);
+	parts[5] = boundary_facts(&warnings);
 
 	opd_json_begin_object(&json);
 	opd_json_add_bool(&json, "healthy", health == 0);
 	opd_json_add_value(&json, "reasons", opd_health_reasons(health));
 	opd_json_add_value(&json, "versions", versions(installed));
 	opd_json_add_value(&json, "key", parts[0]);
-	opd_json_add_int(&json, "connections", opd_connections_count());
+	opd_json_add_int(&json, "connections", opd_access_count_connections());
 	opd_json_add_value(&json, "agent", parts[1]);
 	opd_json_add_value(&json, "temporal", parts[2]);
 	opd_json_add_value(&json, "token", parts[3]);
 	opd_json_add_value(&json, "convex", parts[4]);
+	opd_json_add_value(&json, "boundary", parts[5]);
+	opd_json_add_value(&json, "egress", opd_egress_head());
 	opd_json_add_value(&json, "workers", opd_state_workers());
 	opd_json_add_value(&json, "warnings", opd_json_end_array(&warnings));
-	PG_RETURN_JSONB_P(opd_json_end_object(&json));
-}
-
-/*
- * opdata_resume() -> {"resumed": true}
- *
- * Raises 25006 where nothing can be written.
- */
-Datum
-opdata_resume(PG_FUNCTION_ARGS)
-{
-	OpdJson		json;
-
-	if (!opd_sql_may_write())
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("the agent cannot be resumed in a read-only session"),
-				 errdetail_internal("unsupported"),
-				 errhint("Use a session that may write, on the primary server.")));
-	opd_agents_resume();
-	opd_ddl_poke_at_commit();
-	opd_json_begin_object(&json);
-	opd_json_add_bool(&json, "resumed", true);
 	PG_RETURN_JSONB_P(opd_json_end_object(&json));
 }

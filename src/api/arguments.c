@@ -36,6 +36,19 @@ opd_argument_id(const char *what, text *value)
 }
 
 char *
+opd_argument_workspace(text *value)
+{
+	char	   *id = opd_argument_id("workspace_id", value);
+
+	if (strcmp(id, "*") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"*\" is no workspace, but stands for all of them"),
+				 errdetail_internal("invalid_credentials")));
+	return id;
+}
+
+char *
 opd_argument_id_not_payload(text *value)
 {
 	char	   *id = text_to_cstring(value);

@@ -17,6 +17,9 @@
  */
 extern char *opd_argument_id(const char *what, text *value);
 
+/* The same of a workspace, of which "*" is none. */
+extern char *opd_argument_workspace(text *value);
+
 /*
  * A connection id where a payload may have been meant: an uncast literal takes
  * the text form of an overloaded function. Raises 22023 with the cast as hint.

@@ -32,6 +32,8 @@ static const struct
 	[OPD_CERTIFICATE_UNTRUSTED] = {"certificate_untrusted", "08001"},
 	[OPD_PERMISSION_DENIED] = {"permission_denied", "42501"},
 	[OPD_INVALID_CREDENTIALS] = {"invalid_credentials", "22023"},
+	[OPD_UNSEALING_FAILED] = {"unsealing_failed", "22023"},
+	[OPD_SEALED_REQUIRED] = {"sealed_required", "42501"},
 	[OPD_CONNECTION_NOT_FOUND] = {"connection_not_found", "42704"},
 	[OPD_WORKSPACE_DENIED] = {"workspace_denied", "42501"},
 	[OPD_TENANT_MISMATCH] = {"tenant_mismatch", "42501"},
@@ -42,6 +44,7 @@ static const struct
 	[OPD_QUERY_TIMEOUT] = {"query_timeout", "57014"},
 	[OPD_EGRESS_DENIED] = {"egress_denied", "42501"},
 	[OPD_SECRET_UNAVAILABLE] = {"secret_unavailable", "55000"},
+	[OPD_SUSPENDED] = {"suspended", "55000"},
 	[OPD_UNSUPPORTED] = {"unsupported", "0A000"},
 	[OPD_INTERNAL] = {"internal", "XX000"},
 };
@@ -182,6 +185,7 @@ opd_error_is_permanent(const OpdError *error)
 		case OPD_TIMEOUT:
 		case OPD_HOST_NOT_FOUND:
 		case OPD_SECRET_UNAVAILABLE:
+		case OPD_SUSPENDED:
 		case OPD_INTERNAL:
 			return false;
 		default:

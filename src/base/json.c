@@ -9,12 +9,14 @@
 #include "base/opdata.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "base/guarded.h"
 #include "base/json.h"
 
 static void
@@ -194,6 +196,35 @@ void
 opd_json_push_value(OpdJson *json, Jsonb *value)
 {
 	push_whole(json, WJB_ELEM, value);
+}
+
+/* A text, parsed under guard. */
+typedef struct Parse
+{
+	char	   *text;
+	Jsonb	   *json;
+} Parse;
+
+static void
+parse(void *arg)
+{
+	Parse	   *p = arg;
+
+	pg_verifymbstr(p->text, strlen(p->text), false);
+	p->json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(p->text)));
+}
+
+Jsonb *
+opd_json_parse_object(const void *data, size_t len)
+{
+	Parse		p = {pnstrdup(data, len), NULL};
+	bool		parsed;
+
+	/* a NUL inside is no JSON */
+	parsed = strlen(p.text) == len && opd_guarded_call(parse, &p) == NULL;
+	/* some of it is a secret */
+	explicit_bzero(p.text, len);
+	return parsed && opd_json_is_object(p.json) ? p.json : NULL;
 }
 
 bool

@@ -45,6 +45,13 @@ extern void opd_json_push_number(OpdJson *json, const char *text);	/* text of a 
 extern void opd_json_push_bool(OpdJson *json, bool value);
 extern void opd_json_push_value(OpdJson *json, Jsonb *value);
 
+/*
+ * Parse an object that a peer has sent, in the current memory context; NULL for
+ * anything else, and for what is no valid UTF-8. Not from a callback. Raises only
+ * 53200.
+ */
+extern Jsonb *opd_json_parse_object(const void *data, size_t len);
+
 /* Is it an object at the top? */
 extern bool opd_json_is_object(const Jsonb *json);
 

@@ -49,6 +49,15 @@
 #define OPD_PAYLOAD_VALUE_MAX_BYTES (64 * 1024) /* one value, a PEM bundle */
 #define OPD_NAME_MAX_CHARS		256 /* display name of a connection */
 
+/* what opdata.key_command may take, and print: a key in hexadecimal and a newline or so */
+#define OPD_KEY_COMMAND_TIMEOUT_MS 10000
+#define OPD_KEY_OUTPUT_MAX_BYTES 128
+
+/* sealed credentials and previews: the token, its header, a recipient's key */
+#define OPD_SEALED_MAX_BYTES	(512 * 1024)
+#define OPD_JWE_HEADER_MAX_BYTES (8 * 1024)
+#define OPD_JWK_MAX_BYTES		(16 * 1024)
+
 /* addresses of one host name that are tried */
 #define OPD_ADDRESSES_MAX		16
 

@@ -148,6 +148,43 @@ opd_sql_datum(int row, int column, bool *isnull)
 	return SPI_datumTransfer(value, att->attbyval, att->attlen);
 }
 
+/* The value of a type that is passed by value; 0 for a null. */
+static Datum
+fixed_value(int row, int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
+
+	return isnull ? (Datum) 0 : value;
+}
+
+int64
+opd_sql_int8(int row, int column)
+{
+	return DatumGetInt64(fixed_value(row, column));
+}
+
+int32
+opd_sql_int4(int row, int column)
+{
+	return DatumGetInt32(fixed_value(row, column));
+}
+
+bool
+opd_sql_bool(int row, int column)
+{
+	return DatumGetBool(fixed_value(row, column));
+}
+
+void
+opd_sql_utility(const char *sql)
+{
+	int			rc = SPI_execute(sql, false, 0);
+
+	if (rc != SPI_OK_UTILITY)
+		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(rc));
+}
+
 Oid
 opd_sql_extension_function(const char *extension, const char *function,
 						   int n_args, const Oid *arg_types)

@@ -64,8 +64,19 @@ extern uint64 opd_sql_run_latest(OpdStatement *statement, Datum *values, const c
  */
 extern char *opd_sql_text(int row, int column);
 
+/* The same of the types bigint, integer and boolean; 0 and false for a null. */
+extern int64 opd_sql_int8(int row, int column);
+extern int32 opd_sql_int4(int row, int column);
+extern bool opd_sql_bool(int row, int column);
+
 /* The same as a Datum, copied there; *isnull set. */
 extern Datum opd_sql_datum(int row, int column, bool *isnull);
+
+/*
+ * Run a utility statement, which takes no parameters: every name in it must be
+ * quoted, and nothing in it may be a secret.
+ */
+extern void opd_sql_utility(const char *sql);
 
 /*
  * Object id of a function that belongs to an extension. Raises 42883 with a

@@ -27,6 +27,9 @@
 static char *conf_allowed_hosts;
 static bool conf_allow_local_sockets;
 static char *conf_key_file;
+static char *conf_key_command;
+static bool conf_require_sealed;
+static bool conf_require_sealed_preview;
 static bool conf_enabled;
 static char *conf_database;
 static char *conf_worker_role;
@@ -390,6 +393,29 @@ opd_conf_define(void)
 							   GUC_SUPERUSER_ONLY,
 							   check_key_file, NULL, NULL);
 
+	DefineCustomStringVariable("opdata.key_command",
+							   "Command that prints the master key.",
+							   "Instead of the file. It gets the id of the key in OPDATA_KEY_ID, empty for the current one, and ten seconds.",
+							   &conf_key_command,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("opdata.require_sealed",
+							 "Takes credentials only if they are encrypted to opdata_public_key().",
+							 NULL,
+							 &conf_require_sealed,
+							 false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("opdata.require_sealed_preview",
+							 "Lets previews leave only if they are encrypted to a trusted recipient.",
+							 NULL,
+							 &conf_require_sealed_preview,
+							 false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+
 	define_worker_settings();
 	/*
 	 * A value that stood in postgresql.conf before we were loaded is only
@@ -405,15 +431,30 @@ opd_conf_define(void)
 	opd_mark_guc_prefix("opdata");
 }
 
-char *
-opd_conf_key_file(void)
+OpdKeySource
+opd_conf_keys(void)
 {
+	OpdKeySource keys;
 	char	   *path = is_absolute_path(conf_key_file) ? pstrdup(conf_key_file) :
 		psprintf("%s/%s", DataDir, conf_key_file);
 
 	/* in one spelling, so that it can be compared with the data directory */
 	canonicalize_path(path);
-	return path;
+	keys.file = path;
+	keys.command = pstrdup(conf_key_command);
+	return keys;
+}
+
+bool
+opd_conf_require_sealed(void)
+{
+	return conf_require_sealed;
+}
+
+bool
+opd_conf_require_sealed_preview(void)
+{
+	return conf_require_sealed_preview;
 }
 
 OpdHostPolicy

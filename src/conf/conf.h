@@ -12,13 +12,18 @@
 #ifndef OPD_CONF_H
 #define OPD_CONF_H
 
+#include "secret/masterkey.h"
 #include "wire/hostpolicy.h"
 
 /* Define the settings; called once, from _PG_init(). */
 extern void opd_conf_define(void);
 
-/* Path of the master key file, absolute; in the current memory context. */
-extern char *opd_conf_key_file(void);
+/* Where master keys come from; in the current memory context. */
+extern OpdKeySource opd_conf_keys(void);
+
+/* Are plaintext credentials refused? And previews that would leave in plaintext? */
+extern bool opd_conf_require_sealed(void);
+extern bool opd_conf_require_sealed_preview(void);
 
 /* Which hosts a connection may reach. Valid until the next reload. */
 extern OpdHostPolicy opd_conf_host_policy(void);

@@ -12,12 +12,6 @@
 #include "utils/jsonb.h"
 
 /*
- * Parse an object, in the current memory context; NULL for anything else. Not
- * from a callback. Raises only 53200.
- */
-extern Jsonb *opd_answer_object(const void *data, size_t len);
-
-/*
  * A string member, fit to be shown; of an array its first string. NULL when
  * there is none, or no object.
  */

@@ -13,6 +13,7 @@
 
 #include "utils/builtins.h"
 
+#include "base/inventory.h"
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/text.h"
@@ -58,6 +59,7 @@ opd_convex_start(OpdHttp *http, const OpdHttpRoute *route, const char *url,
 	while (url_len > 0 && url[url_len - 1] == '/')
 		url_len--;
 	request.url = psprintf("%.*s/api/mutation", (int) url_len, url);
+	opd_inventory_check(psprintf("%s arguments", function), args);
 	opd_json_begin_object(&json);
 	opd_json_add_string(&json, "path", function);
 	opd_json_add_value(&json, "args", unconstify(Jsonb *, args));
@@ -98,7 +100,7 @@ opd_convex_take(const OpdConvexCall *call)
 						psprintf("it cannot be reached: %s",
 								 opd_text_clean(result->problem, strlen(result->problem), MESSAGE_MAX_CHARS, NULL)));
 
-	json = opd_answer_object(result->body, result->body_len);
+	json = opd_json_parse_object(result->body, result->body_len);
 	status = opd_answer_text(json, "status", MESSAGE_MAX_CHARS);
 	if (result->status == 200 && status != NULL && strcmp(status, "success") == 0)
 		return reply_of(OPD_CONVEX_DONE, NULL);

@@ -170,7 +170,7 @@ claims_of(const char *token)
 		base64[len++] = '=';
 	decoded = palloc(len);
 	len = Max(EVP_DecodeBlock(decoded, (unsigned char *) base64, (int) len), n) - n;
-	return opd_answer_object(decoded, len);
+	return opd_json_parse_object(decoded, len);
 }
 
 /* Three parts, of which the first is a JSON object in base64url. */
@@ -210,7 +210,7 @@ is_refusal(const char *error)
 static void
 tell_http_failure(const OpdHttpResult *result, OpdOauthFailure *failure)
 {
-	Jsonb	   *json = opd_answer_object(result->body, result->body_len);
+	Jsonb	   *json = opd_json_parse_object(result->body, result->body_len);
 	char	   *error = opd_answer_text(json, "error", OPD_CLAIM_MAX_CHARS);
 	bool		client_error = result->status >= 400 && result->status < 500 &&
 		result->status != 408 && result->status != 429;
@@ -264,7 +264,7 @@ opd_oauth_take(OpdOauthCall *call, OpdOauthFailure *failure)
 		return NULL;
 	}
 
-	json = opd_answer_object(result->body, result->body_len);
+	json = opd_json_parse_object(result->body, result->body_len);
 	type = opd_answer_text(json, "token_type", OPD_CLAIM_MAX_CHARS);
 	if (json == NULL || !opd_json_find(json, "access_token", &v) || v.type != jbvString ||
 		v.val.string.len == 0 || v.val.string.len > OPD_TOKEN_MAX_BYTES ||

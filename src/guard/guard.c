@@ -148,7 +148,7 @@ judge_unknown(const char *sql, const ErrorData *edata)
 }
 
 static OpdGuardVerdict
-judge(const char *sql)
+judge(const char *sql, const OpdMask *mask)
 {
 	OpdGuardVerdict verdict = {0};
 	Parse		parse = {.sql = sql};
@@ -157,7 +157,12 @@ judge(const char *sql)
 	if (edata != NULL && ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
 		ReThrowError(edata);
 	if (edata != NULL && edata->sqlerrcode == ERRCODE_SYNTAX_ERROR)
-		return judge_unknown(sql, edata);
+	{
+		verdict = judge_unknown(sql, edata);
+		if (verdict.error == NULL && mask != NULL && mask->n_rules > 0)
+			verdict.error = not_allowed("mask rules apply, and the grammar of this server does not know the statement");
+		return verdict;
+	}
 	if (edata != NULL)
 		verdict.error = syntax_error(edata);
 	else if (parse.tree == NIL)
@@ -167,12 +172,19 @@ judge(const char *sql)
 	else if (parse.reason != NULL)
 		verdict.error = not_allowed(parse.reason);
 	else
-		verdict.statement = bare_statement(sql, linitial_node(RawStmt, parse.tree));
+	{
+		RawStmt    *raw = linitial_node(RawStmt, parse.tree);
+
+		if (mask != NULL)
+			verdict.error = opd_mask_judge(mask, castNode(SelectStmt, raw->stmt));
+		if (verdict.error == NULL)
+			verdict.statement = bare_statement(sql, raw);
+	}
 	return verdict;
 }
 
 OpdGuardVerdict
-opd_guard_judge(const char *sql)
+opd_guard_judge(const char *sql, const OpdMask *mask)
 {
 	OpdGuardVerdict verdict = {0};
 	int			guc_level;
@@ -194,7 +206,7 @@ opd_guard_judge(const char *sql)
 	(void) set_config_option("standard_conforming_strings", "on",
 							 PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	verdict = judge(sql);
+	verdict = judge(sql, mask);
 	AtEOXact_GUC(false, guc_level);
 	return verdict;
 }

@@ -17,6 +17,7 @@
 #define OPD_GUARD_H
 
 #include "base/error.h"
+#include "guard/mask.h"
 
 typedef struct OpdGuardVerdict
 {
@@ -31,10 +32,10 @@ typedef struct OpdGuardVerdict
 } OpdGuardVerdict;
 
 /*
- * Judge a statement. Errors: statement_not_allowed, multiple_statements,
+ * Judge a statement, also by the rules of a mask (NULL: none). Errors: statement_not_allowed, multiple_statements,
  * syntax_error. Everything is in the current memory context. Raises nothing
  * but cancellation and out of memory.
  */
-extern OpdGuardVerdict opd_guard_judge(const char *sql);
+extern OpdGuardVerdict opd_guard_judge(const char *sql, const OpdMask *mask);
 
 #endif							/* OPD_GUARD_H */

@@ -31,6 +31,7 @@ typedef struct PreviewJob
 {
 	OpdPreviewJob public;		/* first: the caller's view */
 	const OpdCredential *credential;
+	const OpdMask *mask;
 	const char *query;
 	OpdGuardVerdict verdict;
 	OpdSession *session;
@@ -43,6 +44,7 @@ typedef struct PreviewJob
 	MemoryContextCallback free_description;
 	char	   *type_query;		/* what to ask the source for their names */
 	char	  **type_names;		/* NULL until known */
+	bool	   *masked;			/* columns whose values are not shown */
 	OpdPreviewRows *rows;		/* NULL until the type names are known */
 	bool		not_as_described;	/* other columns than the source had said */
 } PreviewJob;
@@ -124,10 +126,26 @@ fail(PreviewJob *job, OpdError *error)
 	opd_session_run(job->session, on_rolled_back, job);
 }
 
+/* Which columns are masked, as far as that is known without their types. */
+static void
+find_masked(PreviewJob *job)
+{
+	if (job->masked == NULL)
+		job->masked = palloc0(sizeof(bool) * Max(job->n_columns, 1));
+	job->public.n_masked = 0;
+	for (int i = 0; i < job->n_columns; i++)
+	{
+		job->masked[i] = opd_mask_covers(job->mask, PQfname(job->description, i),
+										 job->type_names != NULL ? job->type_names[i] : NULL);
+		job->public.n_masked += job->masked[i];
+	}
+}
+
 static void
 begin_rows(PreviewJob *job)
 {
-	job->rows = opd_previewrows_new(job->description, job->type_names);
+	find_masked(job);
+	job->rows = opd_previewrows_new(job->description, job->type_names, job->masked);
 }
 
 static bool
@@ -262,10 +280,13 @@ on_described(void *arg, OpdError *error)
 	if (job->type_names != NULL)
 		begin_rows(job);
 	else
+	{
+		find_masked(job);
 		opd_pgconn_add(conn, job->type_query, 0, NULL, on_type_names, job);
+	}
 	if (opd_previewsql_may_print_bytea(job->description))
 		opd_pgconn_add(conn, "SET LOCAL bytea_output = 'hex'", 0, NULL, NULL, NULL);
-	opd_pgconn_add_streamed(conn, opd_previewsql_wrap(job->verdict.statement, job->description),
+	opd_pgconn_add_streamed(conn, opd_previewsql_wrap(job->verdict.statement, job->description, job->masked),
 							on_row, job);
 	opd_pgconn_add(conn, "ROLLBACK", 0, NULL, NULL, NULL);
 	opd_session_run(job->session, on_rows, job);
@@ -294,17 +315,18 @@ judge(void *arg)
 {
 	PreviewJob *job = arg;
 
-	job->verdict = opd_guard_judge(job->query);
+	job->verdict = opd_guard_judge(job->query, job->mask);
 }
 
 OpdPreviewJob *
 opd_previewjob_start(OpdLoop *loop, const OpdCredential *credential,
-					 const OpdHostPolicy *policy, const char *query)
+					 const OpdHostPolicy *policy, const OpdMask *mask, const char *query)
 {
 	PreviewJob *job = palloc0(sizeof(PreviewJob));
 
 	job->credential = credential;
 	job->started_ms = opd_now_ms();
+	job->mask = mask;
 	job->query = query;
 	if (!opd_guarded_catalog(judge, job))
 		finish(job, opd_error_new(OPD_INTERNAL, "the statement could not be looked at"));

@@ -9,6 +9,7 @@
 #ifndef OPD_PREVIEWJOB_H
 #define OPD_PREVIEWJOB_H
 
+#include "guard/mask.h"
 #include "source/credential.h"
 #include "wire/hostpolicy.h"
 #include "wire/loop.h"
@@ -20,14 +21,16 @@ typedef struct OpdPreviewJob
 	Jsonb	   *result;
 	int			n_rows;
 	int64		n_bytes;
+	int			n_masked;		/* columns */
 } OpdPreviewJob;
 
 /*
  * Begin to preview. Runs on the loop until "done". The job lives in the
  * current memory context, whose reset ends it and cancels the query on the
- * source; credential and policy must stay until then.
+ * source; credential, policy and mask must stay until then.
  */
 extern OpdPreviewJob *opd_previewjob_start(OpdLoop *loop, const OpdCredential *credential,
-										   const OpdHostPolicy *policy, const char *query);
+										   const OpdHostPolicy *policy, const OpdMask *mask,
+										   const char *query);
 
 #endif							/* OPD_PREVIEWJOB_H */

@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/text.h"
+#include "guard/mask.h"
 #include "job/previewrows.h"
 
 /* Integers that a JSON reader with double-precision numbers keeps exact. */
@@ -31,6 +32,7 @@ struct OpdPreviewRows
 {
 	int			n_columns;
 	Oid		   *types;
+	const bool *masked;
 	Jsonb	   *columns;
 	OpdJson		rows;			/* array being built */
 	int			n_rows;
@@ -49,12 +51,13 @@ printed_length(OpdPreviewRows *rows, Jsonb *value)
 }
 
 OpdPreviewRows *
-opd_previewrows_new(const PGresult *description, char **type_names)
+opd_previewrows_new(const PGresult *description, char **type_names, const bool *masked)
 {
 	OpdPreviewRows *rows = palloc0(sizeof(OpdPreviewRows));
 	OpdJson		columns;
 
 	rows->n_columns = PQnfields(description);
+	rows->masked = masked;
 	rows->types = palloc(sizeof(Oid) * rows->n_columns);
 	initStringInfo(&rows->printed);
 
@@ -185,7 +188,12 @@ row_to_json(OpdPreviewRows *rows, const PGresult *result, int r)
 	opd_json_begin_array(&row);
 	for (int i = 0; i < rows->n_columns; i++)
 	{
-		if (PQgetisnull(result, r, i))
+		if (rows->masked[i])
+		{
+			opd_json_push_string(&row, OPD_MASKED_VALUE);
+			room -= strlen(OPD_MASKED_VALUE);
+		}
+		else if (PQgetisnull(result, r, i))
 			opd_json_push_value(&row, NULL);
 		else
 			room -= push_cell(rows, &row, rows->types[i],

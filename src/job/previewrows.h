@@ -17,9 +17,10 @@ typedef struct OpdPreviewRows OpdPreviewRows;
 
 /*
  * Begin, with the description of the user's statement; names[i] is the name of
- * the type of column i. In the current memory context.
+ * the type of column i, and masked[i] whether its values are not shown. In the
+ * current memory context, where "masked" must stay.
  */
-extern OpdPreviewRows *opd_previewrows_new(const PGresult *description, char **type_names);
+extern OpdPreviewRows *opd_previewrows_new(const PGresult *description, char **type_names, const bool *masked);
 
 /*
  * Add the rows of a result (of the wrapped statement). False when the size

@@ -22,6 +22,7 @@
 
 typedef enum CutKind
 {
+	CUT_ALL,					/* masked */
 	CUT_NOT,					/* never longer than a cell may be */
 	CUT_TEXT,					/* a string: only its beginning is read */
 	CUT_CAST,					/* its cast to text prints it */
@@ -100,6 +101,9 @@ append_column(StringInfo sql, int i, CutKind kind)
 		appendStringInfoString(sql, ", ");
 	switch (kind)
 	{
+		case CUT_ALL:
+			appendStringInfoString(sql, "NULL::pg_catalog.text");
+			break;
 		case CUT_NOT:
 			appendStringInfo(sql, "c%d", i);
 			break;
@@ -123,7 +127,7 @@ append_column(StringInfo sql, int i, CutKind kind)
 }
 
 char *
-opd_previewsql_wrap(const char *statement, const PGresult *description)
+opd_previewsql_wrap(const char *statement, const PGresult *description, const bool *masked)
 {
 	int			n_columns = PQnfields(description);
 	StringInfoData sql;
@@ -131,7 +135,7 @@ opd_previewsql_wrap(const char *statement, const PGresult *description)
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "select ");
 	for (int i = 0; i < n_columns; i++)
-		append_column(&sql, i, cut_kind(PQftype(description, i), PQfmod(description, i)));
+		append_column(&sql, i, masked[i] ? CUT_ALL : cut_kind(PQftype(description, i), PQfmod(description, i)));
 
 	/*
 	 * The newline ends a comment at the end of the statement. Columns get

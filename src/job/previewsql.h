@@ -15,9 +15,10 @@
 /*
  * Wrap the bare statement, whose description the source gave. The result names
  * the same columns in the same order, at most OPD_PREVIEW_MAX_ROWS rows of
- * them; no cell is longer than a little over OPD_CELL_MAX_CHARS characters.
+ * them; no cell is longer than a little over OPD_CELL_MAX_CHARS characters. Of
+ * masked columns nothing is fetched: they are null.
  */
-extern char *opd_previewsql_wrap(const char *statement, const PGresult *description);
+extern char *opd_previewsql_wrap(const char *statement, const PGresult *description, const bool *masked);
 
 /*
  * May a column hold bytea, by itself or inside another type? Then the source

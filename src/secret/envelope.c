@@ -117,11 +117,13 @@ throw_corrupt(const OpdEnvelopeIdentity *identity, const char *why)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("stored %s of \"%s\" cannot be decrypted", identity->column, identity->id),
 			 errdetail_internal("internal %s", why),
+			 strcmp(identity->column, "private_key") == 0 ?
+			 errhint("Make another key pair with opdata_rotate_public_key('0'), and seal to that.") :
 			 errhint("Store the credentials of this connection again with opdata_store_creds().")));
 }
 
 char *
-opd_envelope_open(const OpdMasterKey *key, const OpdEnvelopeIdentity *identity,
+opd_envelope_open(OpdMasterKey *key, const OpdEnvelopeIdentity *identity,
 				  bytea *ciphertext)
 {
 	Oid			arg_types[] = {BYTEAOID, TEXTOID};
@@ -137,6 +139,8 @@ opd_envelope_open(const OpdMasterKey *key, const OpdEnvelopeIdentity *identity,
 	d.password = password_of_key(key);
 	error = opd_guarded_call(decrypt, &d);
 	wipe_varlena((struct varlena *) d.password);
+	if (error != NULL)
+		opd_masterkey_wipe(key);
 	if (error != NULL && error->sqlerrcode != ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION)
 		ReThrowError(error);
 	if (error != NULL)
@@ -151,7 +155,10 @@ opd_envelope_open(const OpdMasterKey *key, const OpdEnvelopeIdentity *identity,
 	OPENSSL_cleanse(VARDATA_ANY(d.opened), length);
 
 	if (plaintext == NULL)
+	{
+		opd_masterkey_wipe(key);
 		throw_corrupt(identity, "The stored value belongs to another connection or workspace.");
+	}
 	return plaintext;
 }
 

@@ -41,9 +41,9 @@ extern bytea *opd_envelope_close(const OpdMasterKey *key,
  * Decrypt to a NUL-terminated text in the current memory context; the caller
  * wipes it with opd_envelope_wipe(). Must be called between opd_sql_begin()
  * and opd_sql_end(). Raises XX001 (data corrupted; code "internal") when the
- * value was altered or belongs to another row.
+ * value was altered or belongs to another row; the key is wiped then.
  */
-extern char *opd_envelope_open(const OpdMasterKey *key,
+extern char *opd_envelope_open(OpdMasterKey *key,
 							   const OpdEnvelopeIdentity *identity,
 							   bytea *ciphertext);
 

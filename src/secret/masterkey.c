@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * masterkey.c
- *	  The master key file.
+ *	  The master key, and the file that it lies in.
  *
  * src/secret/masterkey.c
  *-------------------------------------------------------------------------
@@ -19,6 +19,7 @@
 #include "miscadmin.h"
 #include "storage/fd.h"
 
+#include "secret/keycache.h"
 #include "secret/masterkey.h"
 
 /*
@@ -61,8 +62,8 @@ file_problem(const struct stat *st)
 	return NULL;
 }
 
-OpdKeyState
-opd_masterkey_look(const char *path, OpdMasterKey *key, char **problem)
+static OpdKeyState
+look_into(const char *path, OpdMasterKey *key, char **problem)
 {
 	struct stat st;
 	ssize_t		got;
@@ -105,14 +106,71 @@ opd_masterkey_look(const char *path, OpdMasterKey *key, char **problem)
 }
 
 void
-opd_masterkey_read(const char *path, const char *needed_id, OpdMasterKey *key)
+opd_masterkey_set(OpdMasterKey *key, const uint8 bytes[OPD_KEY_BYTES])
+{
+	memcpy(key->bytes, bytes, OPD_KEY_BYTES);
+	derive_id(key);
+}
+
+static bool
+is_key(OpdKeyState state, const OpdMasterKey *key, const char *id)
+{
+	return state == OPD_KEY_PRESENT && (id == NULL || strcmp(key->id, id) == 0);
+}
+
+OpdKeyState
+opd_masterkey_look(const OpdKeySource *source, const char *wanted_id, OpdMasterKey *key, char **problem)
+{
+	OpdKeyState state;
+	char	   *others[2];
+	char	   *ignored;
+
+	*problem = NULL;
+	if (source->command[0] != '\0')
+		return opd_keycache_find(wanted_id, key) ? OPD_KEY_PRESENT : OPD_KEY_MISSING;
+
+	state = look_into(source->file, key, problem);
+	if (wanted_id == NULL || is_key(state, key, wanted_id))
+		return state;
+	others[0] = psprintf("%s.next", source->file);
+	others[1] = psprintf("%s.%s", source->file, wanted_id);
+	for (int i = 0; i < (int) lengthof(others); i++)
+	{
+		opd_masterkey_wipe(key);
+		if (is_key(look_into(others[i], key, &ignored), key, wanted_id))
+			return OPD_KEY_PRESENT;
+	}
+	/* what there is instead */
+	opd_masterkey_wipe(key);
+	return look_into(source->file, key, problem);
+}
+
+/* Raise 55000 for a command that has not given the key. */
+static void
+throw_not_given(const char *needed_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the key command has not given the master key"),
+			 needed_id ?
+			 errdetail_internal("secret_unavailable Key %s is needed.", needed_id) :
+			 errdetail_internal("secret_unavailable"),
+			 errhint("Run the command that opdata.key_command names as the database user, with the id in OPDATA_KEY_ID, and see that it prints the key.")));
+}
+
+void
+opd_masterkey_read(const OpdKeySource *source, const char *needed_id, OpdMasterKey *key)
 {
 	char	   *problem;
-	OpdKeyState state = opd_masterkey_look(path, key, &problem);
+	OpdKeyState state = opd_masterkey_look(source, needed_id, key, &problem);
 
-	if (state == OPD_KEY_PRESENT &&
-		(needed_id == NULL || strcmp(key->id, needed_id) == 0))
+	if (is_key(state, key, needed_id))
 		return;
+	if (source->command[0] != '\0')
+	{
+		opd_masterkey_wipe(key);
+		throw_not_given(needed_id);
+	}
 
 	if (state == OPD_KEY_PRESENT)
 	{
@@ -241,6 +299,102 @@ opd_masterkey_create(const char *path)
 				 errmsg("could not %s the master key file: %m", failed),
 				 errdetail_internal("secret_unavailable"),
 				 errhint("Make the directory of opdata.key_file writable for the database user and see that there is room, or name another file and reload.")));
+}
+
+/* ---------------------------------------------------------- the exchange */
+
+void
+opd_masterkey_stage(const char *path, const OpdMasterKey *key)
+{
+	char		temp_path[MAXPGPATH];
+	char	   *next = psprintf("%s.next", path);
+	OpdMasterKey other;
+	char	   *ignored;
+	const char *failed = NULL;
+	int			save_errno;
+
+	/* what lies there after a crash may be the key of another database's rows */
+	if (look_into(next, &other, &ignored) == OPD_KEY_PRESENT &&
+		link(next, psprintf("%s.%s", path, other.id)) != 0 && errno != EEXIST)
+		failed = "keep";
+	opd_masterkey_wipe(&other);
+
+	/* one at a time, so that what a crash leaves behind is gone with the next one */
+	snprintf(temp_path, sizeof(temp_path), "%s.next.tmp", path);
+	(void) unlink(temp_path);
+	if (failed == NULL)
+		failed = write_private_file(temp_path, key->bytes, OPD_KEY_BYTES);
+	if (failed == NULL && rename(temp_path, next) != 0)
+		failed = "rename";
+	save_errno = errno;
+	(void) unlink(temp_path);
+	errno = save_errno;
+	if (failed == NULL && !sync_directory_of(path))
+		failed = "sync the directory of";
+	if (failed != NULL)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not %s the new master key file: %m", failed),
+				 errdetail_internal("secret_unavailable"),
+				 errhint("Make the directory of opdata.key_file writable for the database user and see that there is room.")));
+}
+
+bool
+opd_masterkey_is_staged(const char *path, const char *id)
+{
+	OpdMasterKey key;
+	char	   *ignored;
+	bool		staged = is_key(look_into(psprintf("%s.next", path), &key, &ignored), &key, id);
+
+	opd_masterkey_wipe(&key);
+	return staged;
+}
+
+/* sync_directory_of() for where no file may be opened through PostgreSQL. */
+static bool
+sync_directory_plainly(const char *path)
+{
+	char		directory[MAXPGPATH];
+	bool		ok;
+	int			fd;
+
+	strlcpy(directory, path, sizeof(directory));
+	get_parent_directory(directory);
+	fd = open(directory, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ok = fsync(fd) == 0 || errno == EBADF || errno == EINVAL;
+	close(fd);
+	return ok;
+}
+
+const char *
+opd_masterkey_exchange(const char *path, const char *id)
+{
+	char		next[MAXPGPATH];
+	char		kept[MAXPGPATH];
+
+	snprintf(next, sizeof(next), "%s.next", path);
+	snprintf(kept, sizeof(kept), "%s.%s", path, id);
+	/* a file of that name has the same key */
+	if (link(path, kept) != 0 && errno != EEXIST)
+		return "keep";
+	if (!sync_directory_plainly(path))
+		return "sync the directory of";
+	if (rename(next, path) != 0)
+		return "rename";
+	if (!sync_directory_plainly(path))
+		return "sync the directory of";
+	return NULL;
+}
+
+void
+opd_masterkey_unstage(const char *path)
+{
+	char		next[MAXPGPATH];
+
+	snprintf(next, sizeof(next), "%s.next", path);
+	(void) unlink(next);
 }
 
 void

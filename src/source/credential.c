@@ -356,7 +356,6 @@ opd_credential_read(const char *type, const Jsonb *payload, OpdCredential *crede
 {
 	const TypeDefaults *defaults = find_type(type);
 	OpdError   *error;
-	JsonbValue	value;
 
 	memset(credential, 0, sizeof(*credential));
 	if (defaults == NULL)
@@ -370,9 +369,6 @@ opd_credential_read(const char *type, const Jsonb *payload, OpdCredential *crede
 		return opd_error_detail(invalid_payload(), "The payload is larger than %d bytes.", OPD_PAYLOAD_MAX_BYTES);
 	if (!opd_json_is_object(payload))
 		return opd_error_detail(invalid_payload(), "The payload is not a JSON object.");
-	if (opd_json_find(payload, "sealed", &value))
-		return opd_error_hint(opd_error_new(OPD_UNSUPPORTED, "this version of opdata takes no sealed credentials"),
-							  "Give the payload itself.");
 
 	if ((error = read_mode(payload, &credential->mode)) != NULL)
 		return error;

@@ -11,10 +11,10 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 
-#include "base/json.h"
 #include "base/sql.h"
 #include "secret/envelope.h"
 #include "store/connections.h"
+#include "store/keys.h"
 
 static OpdEnvelopeIdentity
 payload_identity(const char *workspace_id, const char *id)
@@ -59,7 +59,7 @@ opd_connections_find(const char *id)
 }
 
 char *
-opd_connections_payload(const OpdConnection *connection, const char *key_file)
+opd_connections_payload(const OpdConnection *connection, const OpdKeySource *keys)
 {
 	OpdEnvelopeIdentity identity = payload_identity(connection->workspace_id, connection->id);
 	MemoryContext caller = CurrentMemoryContext;
@@ -68,7 +68,7 @@ opd_connections_payload(const OpdConnection *connection, const char *key_file)
 	char	   *opened;
 	char	   *payload;
 
-	opd_masterkey_read(key_file, connection->key_id, &key);
+	opd_masterkey_read(keys, connection->key_id, &key);
 	opd_sql_begin(&scope);
 	opened = opd_envelope_open(&key, &identity, connection->payload);
 	payload = MemoryContextStrdup(caller, opened);
@@ -78,55 +78,8 @@ opd_connections_payload(const OpdConnection *connection, const char *key_file)
 	return payload;
 }
 
-/* Does a row need another key than this one? Its id, or NULL. */
-static char *
-other_key_needed(const char *key_id)
-{
-	static OpdStatement find_other = {
-		.sql = "SELECT key_id FROM opdata.connection WHERE key_id <> $1 LIMIT 1",
-		.n_args = 1,
-		.arg_types = {TEXTOID}
-	};
-	Datum		values[] = {CStringGetTextDatum(key_id)};
-
-	return opd_sql_run_latest(&find_other, values, NULL) > 0 ? opd_sql_text(0, 1) : NULL;
-}
-
-/*
- * Get the key to encrypt with, and make it on first use. The lock conflicts
- * with the one that every writer of the table holds until its transaction
- * ends, so that "no row is encrypted yet" is the truth, and of two sessions
- * one makes the key and the other finds it.
- */
-static void
-key_for_writing(const char *key_file, OpdMasterKey *key)
-{
-	static OpdStatement lock = {
-		.sql = "LOCK TABLE opdata.connection IN SHARE ROW EXCLUSIVE MODE"
-	};
-	char	   *needed = NULL;
-	char	   *problem;
-	OpdKeyState state = opd_masterkey_look(key_file, key, &problem);
-
-	opd_masterkey_wipe(key);
-	if (state == OPD_KEY_MISSING)
-		(void) opd_sql_run(&lock, NULL, NULL);
-	if (state != OPD_KEY_PRESENT)
-		needed = other_key_needed("");
-	if (state == OPD_KEY_MISSING && needed == NULL)
-		opd_masterkey_create(key_file);
-
-	opd_masterkey_read(key_file, needed, key);
-	needed = other_key_needed(key->id);
-	if (needed != NULL)
-	{
-		opd_masterkey_wipe(key);
-		opd_masterkey_read(key_file, needed, key);	/* raises */
-	}
-}
-
 char *
-opd_connections_put(const OpdConnectionChange *change, const char *key_file)
+opd_connections_put(const OpdConnectionChange *change, const OpdKeySource *keys)
 {
 	static OpdStatement put = {
 		.sql = "INSERT INTO opdata.connection AS c"
@@ -149,7 +102,7 @@ opd_connections_put(const OpdConnectionChange *change, const char *key_file)
 	char		nulls[] = "         ";
 
 	opd_sql_begin(&scope);
-	key_for_writing(key_file, &key);
+	opd_keys_for_writing(keys, &key);
 
 	values[0] = CStringGetTextDatum(change->id);
 	values[1] = CStringGetTextDatum(change->workspace_id);
@@ -194,55 +147,20 @@ opd_connections_note_test(const OpdConnection *connection, const char *error_cod
 }
 
 char *
-opd_connections_delete(const char *id)
+opd_connections_delete(const char *id, const char *workspace_id)
 {
 	static OpdStatement delete = {
-		.sql = "DELETE FROM opdata.connection WHERE id = $1 RETURNING workspace_id",
-		.n_args = 1,
-		.arg_types = {TEXTOID}
+		.sql = "DELETE FROM opdata.connection WHERE id = $1 AND ($2 IS NULL OR workspace_id = $2) RETURNING workspace_id",
+		.n_args = 2,
+		.arg_types = {TEXTOID, TEXTOID}
 	};
-	Datum		values[] = {CStringGetTextDatum(id)};
+	Datum		values[] = {CStringGetTextDatum(id), workspace_id ? CStringGetTextDatum(workspace_id) : (Datum) 0};
 	OpdSqlScope scope;
-	char	   *workspace_id = NULL;
+	char	   *deleted = NULL;
 
 	opd_sql_begin(&scope);
-	if (opd_sql_run(&delete, values, NULL) == 1)
-		workspace_id = opd_sql_text(0, 1);
+	if (opd_sql_run(&delete, values, workspace_id ? NULL : " n") == 1)
+		deleted = opd_sql_text(0, 1);
 	opd_sql_end(&scope);
-	return workspace_id;
-}
-
-int64
-opd_connections_count(void)
-{
-	static OpdStatement count = {
-		.sql = "SELECT pg_catalog.count(*) FROM opdata.connection"
-	};
-	OpdSqlScope scope;
-	bool		isnull;
-	int64		n;
-
-	opd_sql_begin(&scope);
-	(void) opd_sql_run(&count, NULL, NULL);
-	n = DatumGetInt64(opd_sql_datum(0, 1, &isnull));
-	opd_sql_end(&scope);
-	return n;
-}
-
-Jsonb *
-opd_connections_key_ids(void)
-{
-	static OpdStatement find = {
-		.sql = "SELECT COALESCE(jsonb_agg(DISTINCT key_id), '[]') FROM opdata.connection"
-	};
-	OpdSqlScope scope;
-	bool		isnull;
-	Datum		ids;
-
-	opd_sql_begin(&scope);
-	(void) opd_sql_run(&find, NULL, NULL);
-	ids = opd_sql_datum(0, 1, &isnull);
-	opd_sql_end(&scope);
-	/* here, since unpacking allocates in the memory context that is current */
-	return DatumGetJsonbP(ids);
+	return deleted;
 }

@@ -13,6 +13,7 @@
 #define OPD_CONNECTIONS_H
 
 #include "base/error.h"
+#include "secret/masterkey.h"
 #include "utils/jsonb.h"
 
 typedef struct OpdConnection
@@ -42,18 +43,18 @@ typedef struct OpdConnectionChange
 extern OpdConnection *opd_connections_find(const char *id);
 
 /*
- * Decrypt the payload with the key in key_file: JSON text, which the caller
+ * Decrypt the payload with its master key: JSON text, which the caller
  * wipes with opd_envelope_wipe(). Raises 55000 (secret_unavailable) when the
  * key is missing or another one.
  */
-extern char *opd_connections_payload(const OpdConnection *connection, const char *key_file);
+extern char *opd_connections_payload(const OpdConnection *connection, const OpdKeySource *keys);
 
 /*
  * Insert or replace a connection. Makes the key file when there is none and no
  * row is encrypted yet. Returns the display name that the row has now, or NULL
  * when the id belongs to another workspace, in which case nothing changed.
  */
-extern char *opd_connections_put(const OpdConnectionChange *change, const char *key_file);
+extern char *opd_connections_put(const OpdConnectionChange *change, const OpdKeySource *keys);
 
 /*
  * Note the outcome of a test of the credentials that were found; error_code is
@@ -61,11 +62,7 @@ extern char *opd_connections_put(const OpdConnectionChange *change, const char *
  */
 extern void opd_connections_note_test(const OpdConnection *connection, const char *error_code);
 
-/* Delete; returns its workspace, or NULL when there was no such connection. */
-extern char *opd_connections_delete(const char *id);
-
-/* Number of connections, and the ids of the keys that they need. */
-extern int64 opd_connections_count(void);
-extern Jsonb *opd_connections_key_ids(void);	/* array of strings */
+/* Delete, in this workspace or any (NULL); returns it, or NULL when there was no such connection. */
+extern char *opd_connections_delete(const char *id, const char *workspace_id);
 
 #endif							/* OPD_CONNECTIONS_H */

@@ -172,16 +172,16 @@ opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *r
 }
 
 void
-opd_jobs_bury(const char *worker)
+opd_jobs_bury(const char *worker, const char *state, const char *error_code)
 {
 	static OpdStatement bury = {
-		.sql = "UPDATE opdata.job SET state = 'failed', error_code = 'internal',"
+		.sql = "UPDATE opdata.job SET state = $2, error_code = $3,"
 		"  finished_at = pg_catalog.clock_timestamp()"
 		" WHERE state = 'running' AND worker = $1",
-		.n_args = 1,
-		.arg_types = {TEXTOID}
+		.n_args = 3,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID}
 	};
-	Datum		values[] = {CStringGetTextDatum(worker)};
+	Datum		values[] = {CStringGetTextDatum(worker), CStringGetTextDatum(state), CStringGetTextDatum(error_code)};
 	OpdSqlScope scope;
 
 	opd_sql_begin(&scope);

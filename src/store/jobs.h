@@ -62,8 +62,8 @@ extern Jsonb *opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record);
  */
 extern void opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *result);
 
-/* Jobs that a worker of this name left running when it died have failed. */
-extern void opd_jobs_bury(const char *worker);
+/* Jobs that a worker of this name left running have ended so. */
+extern void opd_jobs_bury(const char *worker, const char *state, const char *error_code);
 
 /* Delete some jobs that ended longer ago than this; returns how many. */
 extern uint64 opd_jobs_prune(int retention_s);

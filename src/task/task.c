@@ -18,14 +18,19 @@
 #include "utils/fmgrprotos.h"
 
 #include "base/guarded.h"
+#include "base/inventory.h"
 #include "base/json.h"
 #include "base/limits.h"
 #include "job/previewjob.h"
 #include "job/testjob.h"
 #include "secret/envelope.h"
+#include "secret/jwe.h"
 #include "source/credential.h"
 #include "store/connections.h"
+#include "store/egress.h"
 #include "store/outbox.h"
+#include "store/policy.h"
+#include "store/sealing.h"
 #include "task/task.h"
 
 typedef struct Task Task;
@@ -58,6 +63,8 @@ struct Task
 	OpdConnectionChange change; /* of storing */
 	OpdCredential credential;
 	char	   *query;
+	OpdMask    *mask;			/* of a preview */
+	OpdJwk	   *recipient;		/* that it is sealed to; NULL: to nobody */
 	OpdTestJob *test;
 	OpdPreviewJob *preview;
 };
@@ -114,6 +121,18 @@ read_credential(Task *task, const char *type, const Jsonb *payload)
 		opd_error_throw(error);
 }
 
+/* The payload of the input, opened if it is sealed. */
+static Jsonb *
+take_payload(Task *task)
+{
+	Jsonb	   *payload;
+	OpdError   *error = opd_sealing_take(input_credentials(task), task->spec.require_sealed, &task->spec.keys, &payload);
+
+	if (error != NULL)
+		opd_error_throw(error);
+	return payload;
+}
+
 /* The credential to work with: of a stored connection, or in the input. */
 static void
 open_credential(Task *task)
@@ -125,7 +144,7 @@ open_credential(Task *task)
 
 	if (id == NULL)
 	{
-		read_credential(task, type != NULL ? type : "postgres", input_credentials(task));
+		read_credential(task, type != NULL ? type : "postgres", take_payload(task));
 		return;
 	}
 	task->record.connection_id = id;
@@ -135,7 +154,7 @@ open_credential(Task *task)
 													 "there is no connection with this id"),
 									   "Store the connection first; the agent's view opdata_connections lists what there is."));
 	task->record.workspace_id = task->connection->workspace_id;
-	payload = opd_connections_payload(task->connection, task->spec.key_file);
+	payload = opd_connections_payload(task->connection, &task->spec.keys);
 	json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(payload)));
 	opd_envelope_wipe(payload);
 	read_credential(task, task->connection->type, json);
@@ -143,9 +162,11 @@ open_credential(Task *task)
 
 /* --------------------------------------------------------------- the end */
 
+/* Raises, which undoes what was done, when there is more in the result than may leave. */
 static void
 succeed(Task *task, Jsonb *result)
 {
+	opd_inventory_check(psprintf("%s result", task->type->name), result);
 	task->public.result = result;
 	task->public.done = true;
 }
@@ -199,6 +220,8 @@ store_begin(Task *task)
 	change->workspace_id = input_string(task, "workspaceId", OPD_ID_MAX_CHARS);
 	if (change->workspace_id == NULL || change->workspace_id[0] == '\0')
 		change->workspace_id = "default";
+	if (strcmp(change->workspace_id, "*") == 0)
+		opd_error_throw(opd_error_new(OPD_UNSUPPORTED, "\"*\" is no workspace"));
 	task->record.workspace_id = change->workspace_id;
 	change->name = input_string(task, "name", OPD_NAME_MAX_CHARS);
 	if (change->name != NULL && change->name[0] == '\0')
@@ -211,7 +234,7 @@ store_begin(Task *task)
 	if (!claim(task))
 		return;
 
-	payload = input_credentials(task);
+	payload = take_payload(task);
 	read_credential(task, change->type, payload);
 	change->safe_metadata = opd_credential_safe_metadata(&task->credential);
 	change->payload = JsonbToCString(NULL, &payload->root, VARSIZE(payload));
@@ -244,7 +267,7 @@ store_record(Task *task)
 
 	if (!claim(task))
 		return;
-	name = opd_connections_put(change, task->spec.key_file);
+	name = opd_connections_put(change, &task->spec.keys);
 	if (name == NULL)
 		opd_error_throw(opd_error_new(OPD_WORKSPACE_DENIED, "connection id belongs to another workspace"));
 
@@ -293,29 +316,58 @@ test_record(Task *task)
 
 /* --------------------------------------------------------- preview query */
 
+/* Whom the result is for; NULL when it may leave as it is. */
+static OpdJwk *
+find_recipient(Task *task)
+{
+	OpdJwk	   *recipient = palloc(sizeof(OpdJwk));
+	const char *problem;
+	JsonbValue	v;
+	Jsonb	   *jwk;
+
+	if (!opd_json_find(task->spec.input, "sealTo", &v) || v.type == jbvNull)
+	{
+		if (!task->spec.require_sealed_preview)
+			return NULL;
+		opd_error_throw(opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "previews leave only sealed, and the input lacks \"sealTo\""),
+									   "Give the public key of a recipient that was registered with opdata_trust_recipient()."));
+	}
+	jwk = JsonbValueToJsonb(&v);
+	if (!opd_jwe_check_recipient(JsonbToCString(NULL, &jwk->root, VARSIZE(jwk)), recipient, &problem))
+		opd_error_throw(opd_error_hint(opd_error_new(OPD_UNSUPPORTED, "the preview cannot be sealed to \"sealTo\": %s", problem),
+									   "Give a public JWK: {\"kty\": \"EC\", \"crv\": \"P-256\", \"x\": ..., \"y\": ...}"));
+	if (task->spec.require_sealed_preview && !opd_policy_trusts(recipient->kid))
+		opd_error_throw(opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "previews are only sealed to registered recipients"),
+									   "Run in the agent's database: SELECT opdata_trust_recipient('<the public key>', '<a name>');"));
+	return recipient;
+}
+
 static void
 preview_begin(Task *task)
 {
-	JsonbValue	v;
+	OpdError   *refusal;
 
 	/* named in the job's record also when it is refused */
 	task->record.connection_id = input_string(task, "connectionId", OPD_ID_MAX_CHARS);
 	if (task->spec.by_schedule)
 		opd_error_throw(opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "previews are for people, not for a schedule or cron"),
 									   "Start the workflow by itself."));
-	if (opd_json_find(task->spec.input, "sealTo", &v) && v.type != jbvNull)
-		opd_error_throw(opd_error_new(OPD_UNSUPPORTED, "this version of opdata has no sealed previews"));
+	task->recipient = find_recipient(task);
 	task->query = input_string(task, "sql", 0);
 	if (task->query == NULL)
 		opd_error_throw(opd_error_new(OPD_STATEMENT_NOT_ALLOWED, "the input lacks \"sql\""));
 	open_credential(task);
+	refusal = opd_policy_refusal(task->record.workspace_id, 0);
+	if (refusal != NULL)
+		opd_error_throw(refusal);
+	task->mask = opd_policy_mask_of(task->record.workspace_id, task->record.connection_id);
 }
 
 static void
 preview_start(Task *task)
 {
 	task->public.phase = "querying";
-	task->preview = opd_previewjob_start(task->loop, &task->credential, &task->spec.policy, task->query);
+	task->preview = opd_previewjob_start(task->loop, &task->credential, &task->spec.policy, task->mask, task->query);
 }
 
 static bool
@@ -325,13 +377,48 @@ preview_done(Task *task, OpdError **error)
 	return task->preview->done;
 }
 
+/* {"sealed": "<compact JWE>"} */
+static Jsonb *
+seal_result(const Jsonb *result, const OpdJwk *recipient)
+{
+	StringInfoData text;
+	OpdJson		json;
+
+	initStringInfo(&text);
+	(void) JsonbToCString(&text, unconstify(JsonbContainer *, &result->root), VARSIZE(result));
+	opd_json_begin_object(&json);
+	opd_json_add_string(&json, "sealed", opd_jwe_seal(recipient, text.data, text.len));
+	return opd_json_end_object(&json);
+}
+
+/* It leaves if the log has it. */
 static void
 preview_record(Task *task)
 {
+	OpdEgress	egress = {
+		.workspace_id = task->record.workspace_id,
+		.connection_id = task->record.connection_id,
+		.host = task->credential.host,
+		.requested_by = task->spec.requested_by,
+		.workflow_id = task->spec.key.workflow_id,
+		.run_id = task->spec.key.run_id,
+		.activity_id = task->spec.key.activity_id,
+		.query = task->query,
+		.n_rows = task->preview->n_rows,
+		.n_bytes = task->preview->n_bytes,
+		.n_masked = task->preview->n_masked,
+		.sealed_to = task->recipient != NULL ? task->recipient->kid : NULL
+	};
+	/* before the end of the log is locked */
+	Jsonb	   *result = task->recipient != NULL ? seal_result(task->preview->result, task->recipient) : task->preview->result;
+	OpdError   *refusal = opd_egress_append(&egress);
+
+	if (refusal != NULL)
+		opd_error_throw(refusal);
 	task->record.n_rows = task->preview->n_rows;
 	task->record.n_bytes = task->preview->n_bytes;
 	opd_jobs_finish(&task->spec.key, &task->record, NULL);
-	succeed(task, task->preview->result);
+	succeed(task, result);
 }
 
 /* ----------------------------------------------------- delete connection */
@@ -344,7 +431,7 @@ delete_begin(Task *task)
 	task->record.connection_id = id;
 	if (!claim(task))
 		return;
-	task->record.workspace_id = opd_connections_delete(id);
+	task->record.workspace_id = opd_connections_delete(id, NULL);
 	if (task->record.workspace_id != NULL && task->spec.tell)
 		opd_outbox_tell_deleted(id, task->record.workspace_id);
 	succeed(task, deleted_result(task->record.workspace_id != NULL));
@@ -356,7 +443,7 @@ delete_begin(Task *task)
 static const TaskType task_types[] = {
 	{"storeCreds", "store", true, store_begin, test_start, store_test_done, store_record},
 	{"testCredentials", "test", false, test_begin, test_start, test_done, test_record},
-	{"previewQuery", "preview", false, preview_begin, preview_start, preview_done, preview_record},
+	{"previewQuery", "preview", true, preview_begin, preview_start, preview_done, preview_record},
 	{"deleteConnection", "delete", true, delete_begin, NULL, NULL, NULL},
 };
 

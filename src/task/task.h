@@ -12,7 +12,7 @@
  *		type				effect		recorded result
  *		storeCreds			yes			yes
  *		testCredentials		(status)	no
- *		previewQuery		no			no: no row of a source is ever stored
+ *		previewQuery		(egress)	no: no row of a source is ever stored
  *		deleteConnection	yes			yes
  *
  * src/task/task.h
@@ -22,6 +22,7 @@
 #define OPD_TASK_H
 
 #include "base/error.h"
+#include "secret/masterkey.h"
 #include "store/jobs.h"
 #include "wire/hostpolicy.h"
 #include "wire/loop.h"
@@ -33,8 +34,11 @@ typedef struct OpdTaskSpec
 	const Jsonb *input;			/* one object */
 	OpdJobKey	key;
 	bool		by_schedule;	/* its workflow was started by a schedule or cron */
+	const char *requested_by;	/* identity of the client that started it; NULL: not known */
+	bool		require_sealed; /* plaintext credentials are refused */
+	bool		require_sealed_preview; /* previews leave sealed to a trusted recipient, or not at all */
 	const char *org_id;			/* the agent's */
-	const char *key_file;
+	OpdKeySource keys;
 	OpdHostPolicy policy;
 	bool		tell;			/* the control plane's HTTP API about connections */
 } OpdTaskSpec;

@@ -13,6 +13,7 @@
 #include "utils/fmgrprotos.h"
 
 #include "base/guarded.h"
+#include "base/inventory.h"
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/text.h"
@@ -56,9 +57,12 @@ opd_payload_of_text(const char *json, size_t len)
 }
 
 Tp__Payloads *
-opd_payload_of_json(const Jsonb *value)
+opd_payload_of_json(const char *message, const Jsonb *value)
 {
-	char	   *text = JsonbToCString(NULL, &unconstify(Jsonb *, value)->root, VARSIZE(value));
+	char	   *text;
+
+	opd_inventory_check(message, value);
+	text = JsonbToCString(NULL, &unconstify(Jsonb *, value)->root, VARSIZE(value));
 
 	return opd_payload_of_text(text, strlen(text));
 }
@@ -177,6 +181,6 @@ opd_failure_of_error(const OpdError *error, bool non_retryable)
 						opd_text_clean(error->detail, strlen(error->detail), OPD_FAILURE_TEXT_MAX_BYTES / 4, NULL));
 	opd_json_add_string(&json, "hint", error->hint == NULL ? NULL :
 						opd_text_clean(error->hint, strlen(error->hint), OPD_FAILURE_TEXT_MAX_BYTES / 4, NULL));
-	failure->application_failure_info->details = opd_payload_of_json(opd_json_end_object(&json));
+	failure->application_failure_info->details = opd_payload_of_json("failure details", opd_json_end_object(&json));
 	return failure;
 }

@@ -14,8 +14,12 @@
 
 /* What is made here lives in the current memory context. */
 
-/* One JSON argument or result ("json/plain"); bytes of our own ("binary/plain"). */
-extern Tp__Payloads *opd_payload_of_json(const Jsonb *value);
+/*
+ * One JSON argument or result ("json/plain"); bytes of our own ("binary/plain").
+ * "message" is what the inventory calls it: raises XX000 when it has a field that
+ * is not in there.
+ */
+extern Tp__Payloads *opd_payload_of_json(const char *message, const Jsonb *value);
 extern Tp__Payloads *opd_payload_of_text(const char *json, size_t len);
 extern Tp__Payloads *opd_payload_of_bytes(const char *bytes, size_t len);
 

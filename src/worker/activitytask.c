@@ -167,7 +167,7 @@ stop_work(Activity *activity)
 }
 
 static void
-start_work(Activity *activity, bool by_schedule)
+start_work(Activity *activity, bool by_schedule, const char *requested_by)
 {
 	const Tp__PollActivityTaskQueueResponse *task = activity->task;
 	OpdWorkOrder order = {
@@ -177,7 +177,8 @@ start_work(Activity *activity, bool by_schedule)
 		.run_id = task->workflow_execution->run_id,
 		.activity_id = task->activity_id,
 		.attempt = task->attempt,
-		.by_schedule = by_schedule
+		.by_schedule = by_schedule,
+		.requested_by = requested_by
 	};
 
 	activity->state = ACTIVITY_WORKING;
@@ -227,7 +228,7 @@ send_heartbeat(Activity *activity)
 	opd_json_add_string(&json, "phase", opd_work_phase(activity->work));
 	opd_json_add_int(&json, "elapsedMs", (int64) (opd_now_ms() - activity->taken_ms));
 	request.task_token = activity->task->task_token;
-	request.details = opd_payload_of_json(opd_json_end_object(&json));
+	request.details = opd_payload_of_json("heartbeat details", opd_json_end_object(&json));
 	request.identity = client->identity;
 	request.namespace_ = client->namespace;
 	/* one that gets lost must not keep the next ones back for long */
@@ -270,15 +271,18 @@ take_heartbeat_reply(Activity *activity)
 
 /* --------------------------------------------------------------- the task */
 
+/* Who started the workflow, and that it was no schedule; in *identity, if it is known. */
 static bool
-started_by_schedule(const OpdRpcReply *reply)
+started_by_schedule(const OpdRpcReply *reply, const char **identity)
 {
 	const Tp__GetWorkflowExecutionHistoryResponse *response = (const Tp__GetWorkflowExecutionHistoryResponse *) reply->response;
 	OpdHistory *history = opd_history_new();
 
 	/* what cannot be looked at is taken for one */
-	return opd_history_add(history, response->history) != NULL ||
-		history->last_event_id == 0 || history->by_schedule;
+	if (opd_history_add(history, response->history) != NULL || history->last_event_id == 0)
+		return true;
+	*identity = history->identity;
+	return history->by_schedule;
 }
 
 static void
@@ -312,7 +316,7 @@ begin(Activity *activity)
 	else if (strcmp(type, "previewQuery") == 0)
 		look_at_workflow(activity);
 	else
-		start_work(activity, false);
+		start_work(activity, false, NULL);
 }
 
 void
@@ -344,6 +348,7 @@ static void
 take_reply(Activity *activity)
 {
 	bool		by_schedule;
+	const char *identity = NULL;
 	MemoryContext old;
 
 	activity->replied = false;
@@ -359,10 +364,11 @@ take_reply(Activity *activity)
 		return;
 	}
 	old = MemoryContextSwitchTo(activity->call_context);
-	by_schedule = started_by_schedule(&activity->reply);
+	by_schedule = started_by_schedule(&activity->reply, &identity);
 	MemoryContextSwitchTo(old);
+	/* copies what it is told */
+	start_work(activity, by_schedule, identity);
 	drop_context(&activity->call_context);
-	start_work(activity, by_schedule);
 }
 
 /* The work ended in an error of our own. */

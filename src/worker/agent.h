@@ -7,6 +7,7 @@
  *		polls.c		asks for tasks, as many as there is room for
  *		route.c		the way to the control plane: certificates, proxy, API key
  *		signin.c	the token of the agent
+ *		keyring.c	the master keys, where a command gives them
  *		courier.c	tells the control plane's HTTP API
  *		health.c	tells the customer
  *		workflowtask.c	a workflow task from its history to the answer
@@ -43,6 +44,10 @@ typedef struct OpdAgent
 	bool		route_problem;	/* a file that is needed cannot be used */
 	struct OpdSignin *signin;	/* signin.c; NULL: no token is needed */
 	struct OpdCourier *courier; /* courier.c */
+	struct OpdKeyring *keyring; /* keyring.c */
+	bool		lacks_key;		/* the key command has not given the current key */
+	bool		suspended;		/* opdata_suspend() was called */
+	uint64		generation;		/* of the state of things that was looked at last */
 	char	   *agent_id;		/* a UUID; NULL: not known yet */
 	bool		is_copy;		/* the database was noted for another cluster */
 	const char *name;			/* "interactive 1" */
@@ -85,6 +90,10 @@ extern const char *opd_signin_bearer(const OpdAgent *agent);
 
 extern void opd_courier_start(OpdAgent *agent);
 extern double opd_courier_advance(OpdAgent *agent);
+
+/* ------------------------------------------------------------- keyring.c */
+
+extern double opd_keyring_advance(OpdAgent *agent);
 
 /* --------------------------------------------------------------- polls.c */
 

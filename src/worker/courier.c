@@ -21,6 +21,7 @@
 #include "base/guarded.h"
 #include "base/json.h"
 #include "control/convex.h"
+#include "store/egress.h"
 #include "store/outbox.h"
 #include "worker/agent.h"
 #include "worker/health.h"
@@ -77,10 +78,58 @@ arguments(OpdAgent *agent, const Jsonb *own, const char *key)
 }
 
 static void
+remove_call(void *arg)
+{
+	opd_outbox_remove(((OpdCourier *) arg)->call.id);
+}
+
+static void
+in_transaction(void (*function) (void *arg), OpdCourier *courier)
+{
+	ErrorData  *error = opd_guarded_transaction(function, courier, false);
+
+	if (error != NULL)
+		ereport(LOG,
+				(errmsg("opdata could not note what came of a message to the control plane: %s", error->message)));
+}
+
+/* opd_convex_start() under opd_guarded_call(). */
+typedef struct Start
+{
+	OpdAgent   *agent;
+	const char *function;
+	const Jsonb *args;
+} Start;
+
+static void
+start_guarded(void *arg)
+{
+	Start	   *s = arg;
+
+	s->agent->courier->convex = opd_convex_start(s->agent->http, &s->agent->web, s->agent->conf->convex_url,
+												 opd_signin_bearer(s->agent), s->function, s->args);
+}
+
+/* False when the message may not leave, and never will: what another version left in the outbox, say. */
+static bool
 start(OpdAgent *agent, const char *function, const Jsonb *args)
 {
-	agent->courier->convex = opd_convex_start(agent->http, &agent->web, agent->conf->convex_url,
-											  opd_signin_bearer(agent), function, args);
+	Start		s = {agent, function, args};
+	ErrorData  *error = opd_guarded_call(start_guarded, &s);
+
+	if (error == NULL)
+		return true;
+	ereport(WARNING,
+			(errmsg("opdata gives up a message to the control plane, %s: %s", function, error->message)));
+	if (agent->courier->call.id != 0)
+		in_transaction(remove_call, agent->courier);
+	return false;
+}
+
+static void
+read_head(void *arg)
+{
+	*(Jsonb **) arg = opd_egress_head();
 }
 
 static Jsonb *
@@ -88,13 +137,17 @@ signs_of_life(void)
 {
 	OpdHealth	health = opd_health_now();
 	Jsonb	   *reasons = opd_health_reasons(health);
+	Jsonb	   *head = NULL;
 	OpdJson		json;
+
+	(void) opd_guarded_transaction(read_head, &head, false);
 
 	opd_json_begin_object(&json);
 	opd_json_add_string(&json, "version", OPD_VERSION);
 	opd_json_add_bool(&json, "healthy", health == 0);
 	opd_json_add_value(&json, "reasons", reasons);
 	opd_json_add_int(&json, "sentAt", (GetCurrentTimestamp() - SetEpochTimestamp()) / 1000);
+	opd_json_add_value(&json, "egress", head);
 	return opd_json_end_object(&json);
 }
 
@@ -119,9 +172,8 @@ begin(OpdAgent *agent)
 	if (now >= courier->heartbeat_ms)
 	{
 		courier->heartbeat_ms = now + HEARTBEAT_MS;
-		start(agent, "agents:heartbeat",
-			  arguments(agent, signs_of_life(), DatumGetCString(DirectFunctionCall1(uuid_out, gen_random_uuid(NULL)))));
-		return true;
+		return start(agent, "agents:heartbeat",
+					 arguments(agent, signs_of_life(), DatumGetCString(DirectFunctionCall1(uuid_out, gen_random_uuid(NULL)))));
 	}
 	courier->outbox = opd_state_outbox();
 	error = opd_guarded_transaction(read_first, courier, false);
@@ -135,32 +187,15 @@ begin(OpdAgent *agent)
 	}
 	/* there may be more behind it, and it may have to be made again */
 	courier->look_ms = 0;
-	start(agent, courier->call.function, arguments(agent, courier->call.args, courier->call.key));
-	return true;
+	return start(agent, courier->call.function, arguments(agent, courier->call.args, courier->call.key));
 }
 
 /* --------------------------------------------------------- what came of it */
 
 static void
-remove_call(void *arg)
-{
-	opd_outbox_remove(((OpdCourier *) arg)->call.id);
-}
-
-static void
 note_failure(void *arg)
 {
 	opd_outbox_note_failure(((OpdCourier *) arg)->call.id);
-}
-
-static void
-in_transaction(void (*function) (void *arg), OpdCourier *courier)
-{
-	ErrorData  *error = opd_guarded_transaction(function, courier, false);
-
-	if (error != NULL)
-		ereport(LOG,
-				(errmsg("opdata could not note what came of a message to the control plane: %s", error->message)));
 }
 
 static void
@@ -249,7 +284,7 @@ opd_courier_advance(OpdAgent *agent)
 	}
 	if (agent->stopping || !opd_state_is_courier())
 		return now + LOOK_MS;
-	if (agent->is_copy || agent->agent_id == NULL || agent->route_problem || !opd_signin_has_token(agent))
+	if (agent->suspended || agent->is_copy || agent->agent_id == NULL || agent->route_problem || !opd_signin_has_token(agent))
 		return now + PAUSE_MS;
 	if (now < courier->not_before_ms)
 		return courier->not_before_ms;

@@ -30,6 +30,7 @@
 #include "store/outbox.h"
 #include "worker/ddl.h"
 #include "worker/state.h"
+#include "worker/tokencell.h"
 
 /* The workers stay away for so long, should the command fail or be canceled. */
 #define PAUSE_MS		15000
@@ -41,6 +42,8 @@ static ProcessUtility_hook_type next_hook;
 /* What the running transaction will tell the workers when it ends. */
 static bool look_again;			/* something changed, if it commits */
 static TimestampTz asked_until; /* they were asked to stay away until then; 0: not */
+static bool suspend;				/* the agent was told to stop, if it commits */
+static bool key_exchanged;			/* if it commits */
 static bool database_gone;		/* it is, if it commits */
 
 static void
@@ -54,13 +57,18 @@ on_transaction_end(XactEvent event, void *arg)
 	done = event == XACT_EVENT_COMMIT;
 	if (asked_until != 0)
 		opd_state_end_pause(asked_until);
+	/* before the locks are let go: who waits for them sees it */
+	if (key_exchanged && done)
+		opd_state_note_key_exchange();
 	if (asked_until != 0 || (look_again && done))
 		opd_state_poke();
 	if (opd_outbox_was_filled() && done)
 		opd_state_note_outbox();
 	if (database_gone && done)
 		opd_state_set_absent(OPD_WORKER_NO_DATABASE, opd_state_generation());
-	look_again = database_gone = false;
+	if (suspend && done)
+		opd_tokencell_forget();
+	look_again = suspend = key_exchanged = database_gone = false;
 	asked_until = 0;
 }
 
@@ -201,9 +209,21 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 }
 
 void
+opd_ddl_suspend_at_commit(void)
+{
+	suspend = look_again = true;
+}
+
+void
 opd_ddl_poke_at_commit(void)
 {
 	look_again = true;
+}
+
+void
+opd_ddl_exchange_at_commit(void)
+{
+	key_exchanged = look_again = true;
 }
 
 void

@@ -15,4 +15,10 @@ extern void opd_ddl_install(void);
 /* Let all workers look around when the current transaction has committed. */
 extern void opd_ddl_poke_at_commit(void);
 
+/* When the transaction commits: rows are encrypted under another master key. */
+extern void opd_ddl_exchange_at_commit(void);
+
+/* The same for opdata_suspend(): the token is forgotten besides. */
+extern void opd_ddl_suspend_at_commit(void);
+
 #endif							/* OPD_DDL_H */

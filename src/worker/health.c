@@ -41,6 +41,7 @@ static const struct
 	{"temporal_refused", OPD_WORKER_REFUSED, LASTS_MS},
 	{"misconfigured", OPD_WORKER_MISCONFIGURED, 0},
 	{"no_token", OPD_WORKER_NO_TOKEN, LASTS_MS},
+	{"suspended", OPD_WORKER_SUSPENDED, 0},
 	{"copy", OPD_WORKER_COPY, 0},
 	{"workers_missing", OPD_WORKER_STOPPED, STARTS_MS},
 	{"workers_missing", OPD_WORKER_STARTING, STARTS_MS},
@@ -66,6 +67,17 @@ opd_health_now(void)
 	if (opd_state_count_stale(STALE_MS) > 0)
 		health |= STUCK_BIT;
 	return health;
+}
+
+OpdHealth
+opd_health_suspended(void)
+{
+	for (int i = 0; i < (int) lengthof(by_state); i++)
+	{
+		if (by_state[i].state == OPD_WORKER_SUSPENDED)
+			return 1 << i;
+	}
+	return 0;
 }
 
 /* Names of the bits, each once. Returns how many. */

@@ -20,6 +20,9 @@ typedef uint32 OpdHealth;
  */
 extern OpdHealth opd_health_now(void);
 
+/* What opd_health_now() says once a worker has noticed that the agent was suspended. */
+extern OpdHealth opd_health_suspended(void);
+
 /* Array of the names of what is wrong. */
 extern Jsonb *opd_health_reasons(OpdHealth health);
 

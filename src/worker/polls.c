@@ -304,11 +304,13 @@ choose_poll(OpdPolls *polls)
 static OpdWorkerState
 reason_to_hold(const OpdAgent *agent)
 {
+	if (agent->suspended)
+		return OPD_WORKER_SUSPENDED;
 	if (agent->is_copy)
 		return OPD_WORKER_COPY;
 	if (agent->agent_id == NULL)
 		return OPD_WORKER_CONNECTING;
-	if (agent->route_problem)
+	if (agent->route_problem || agent->lacks_key)
 		return OPD_WORKER_MISCONFIGURED;
 	if (!opd_signin_has_token(agent))
 		return OPD_WORKER_NO_TOKEN;

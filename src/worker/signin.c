@@ -225,8 +225,8 @@ opd_signin_advance(OpdAgent *agent)
 		end_call(signin);
 		fail_here(signin, "unreachable", false, "the name of the token endpoint was not resolved in time");
 	}
-	/* one who leaves, and a copy, ask no more */
-	if (agent->stopping || agent->is_copy)
+	/* one who leaves, a copy, and who was told to stop, ask no more */
+	if (agent->stopping || agent->is_copy || agent->suspended)
 	{
 		opd_tokencell_give_up();
 		return agent->stopping ? INFINITY : opd_now_ms() + COPY_LOOK_MS;

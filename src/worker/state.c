@@ -50,6 +50,7 @@ typedef struct Slot
 typedef struct Shared
 {
 	uint64		generation;		/* grows with each poke */
+	uint64		key_exchanges;	/* grows with each opdata_rotate_key() */
 	OpdWorkerState absent;
 	TimestampTz paused_until;
 	uint32		told_health;	/* in the last notification */
@@ -421,6 +422,25 @@ opd_state_wake(void)
 	LWLockRelease(lock);
 }
 
+void
+opd_state_note_key_exchange(void)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	shared->key_exchanges++;
+	LWLockRelease(lock);
+}
+
+uint64
+opd_state_key_exchanges(void)
+{
+	uint64		n;
+
+	LWLockAcquire(lock, LW_SHARED);
+	n = shared->key_exchanges;
+	LWLockRelease(lock);
+	return n;
+}
+
 uint64
 opd_state_generation(void)
 {
@@ -523,6 +543,8 @@ state_name(OpdWorkerState state)
 			return "misconfigured";
 		case OPD_WORKER_NO_TOKEN:
 			return "no_token";
+		case OPD_WORKER_SUSPENDED:
+			return "suspended";
 		case OPD_WORKER_COPY:
 			return "copy";
 		case OPD_WORKER_STOPPING:

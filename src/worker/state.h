@@ -32,6 +32,7 @@ typedef enum OpdWorkerState
 	OPD_WORKER_REFUSED,			/* Temporal does not want us; tried again slowly */
 	OPD_WORKER_MISCONFIGURED,	/* a file that a setting names cannot be used */
 	OPD_WORKER_NO_TOKEN,		/* the issuer gives none, or one of somebody else */
+	OPD_WORKER_SUSPENDED,		/* opdata_suspend() was called */
 	OPD_WORKER_COPY,			/* the database is a copy; waits for opdata_resume() */
 	OPD_WORKER_STOPPING
 } OpdWorkerState;
@@ -71,6 +72,10 @@ extern void opd_state_end_connect(void);	/* it was not */
  */
 extern void opd_state_poke(void);
 extern uint64 opd_state_generation(void);
+
+/* Rows are encrypted under another master key; how often that was so. */
+extern void opd_state_note_key_exchange(void);
+extern uint64 opd_state_key_exchanges(void);
 
 /* Wake every worker, for something that it looks at in any case. */
 extern void opd_state_wake(void);

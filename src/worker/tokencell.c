@@ -37,6 +37,7 @@ typedef struct Cell
 {
 	uint32		settings;		/* that the token was got with */
 	uint64		generation;		/* of the token, 0: none yet */
+	bool		forgotten;		/* it was wiped */
 	bool		replacement;	/* of one that was refused, and not taken so far */
 	bool		wanted;			/* another one, since this was refused */
 	pid_t		fetcher;		/* 0: nobody asks */
@@ -82,7 +83,7 @@ opd_tokencell_init(void *place, LWLock *its_lock, bool first)
 static bool
 is_usable(uint32 settings, double now)
 {
-	return cell->generation != 0 && cell->settings == settings && now < cell->ends_at_ms;
+	return cell->generation != 0 && !cell->forgotten && cell->settings == settings && now < cell->ends_at_ms;
 }
 
 OpdTokenView
@@ -188,6 +189,7 @@ opd_tokencell_put(uint32 settings, const OpdOauthToken *token)
 	cell->fetcher = 0;
 	cell->settings = settings;
 	cell->generation++;
+	cell->forgotten = false;
 	cell->replacement = cell->wanted;
 	cell->wanted = false;
 	was_failing = cell->failing;
@@ -247,6 +249,16 @@ opd_tokencell_fail(uint32 settings, const OpdOauthFailure *failure)
 }
 
 void
+opd_tokencell_forget(void)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	OPENSSL_cleanse(cell->token, sizeof(cell->token));
+	/* not the number: who has a copy must see that the next one is another */
+	cell->forgotten = true;
+	LWLockRelease(lock);
+}
+
+void
 opd_tokencell_give_up(void)
 {
 	LWLockAcquire(lock, LW_EXCLUSIVE);
@@ -273,7 +285,7 @@ opd_tokencell_facts(void)
 		return NULL;
 
 	/* a token that was got with other settings is none */
-	usable = copy->generation != 0 && now < copy->ends_at_ms && copy->settings == copy->tried;
+	usable = copy->generation != 0 && !copy->forgotten && now < copy->ends_at_ms && copy->settings == copy->tried;
 	if (copy->failed_at != 0)
 	{
 		opd_json_begin_object(&json);
@@ -286,7 +298,7 @@ opd_tokencell_facts(void)
 	opd_json_add_string(&json, "state",
 						usable ? (copy->failing ? "failing" : "valid") :
 						copy->failing ? (copy->failure.refused ? "refused" : "none") :
-						copy->generation != 0 ? "expired" : "none");
+						copy->generation != 0 && !copy->forgotten ? "expired" : "none");
 	opd_json_add_string(&json, "issuer", copy->issuer[0] ? copy->issuer : NULL);
 	opd_json_add_string(&json, "audience", copy->audience[0] ? copy->audience : NULL);
 	opd_json_add_string(&json, "clientId", copy->client_id[0] ? copy->client_id : NULL);

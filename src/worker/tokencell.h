@@ -53,6 +53,9 @@ extern void opd_tokencell_accept(uint64 generation);
 extern bool opd_tokencell_put(uint32 settings, const OpdOauthToken *token);
 extern bool opd_tokencell_fail(uint32 settings, const OpdOauthFailure *failure);
 
+/* Wipe the token. */
+extern void opd_tokencell_forget(void);
+
 /* This process will not finish what it was told to fetch. */
 extern void opd_tokencell_give_up(void);
 

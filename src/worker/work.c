@@ -18,6 +18,7 @@
 struct OpdWork
 {
 	MemoryContext context;		/* holds all of it */
+	const char *type;			/* of the task */
 	OpdTask    *task;			/* NULL: the input could not be read */
 	OpdError   *input_error;
 };
@@ -38,7 +39,7 @@ opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdWorkOrder *order)
 	OpdTaskSpec *spec = palloc0(sizeof(OpdTaskSpec));
 
 	work->context = context;
-	spec->type = pstrdup(order->type);
+	spec->type = work->type = pstrdup(order->type);
 	spec->input = opd_payload_to_json(order->input, &work->input_error);
 	spec->key.workflow_id = clean_id(order->workflow_id);
 	spec->key.run_id = clean_id(order->run_id);
@@ -46,8 +47,11 @@ opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdWorkOrder *order)
 	spec->key.attempt = Max(1, order->attempt);
 	spec->key.worker = agent->name;
 	spec->by_schedule = order->by_schedule;
+	spec->requested_by = order->requested_by != NULL ? clean_id(order->requested_by) : NULL;
+	spec->require_sealed = opd_conf_require_sealed();
+	spec->require_sealed_preview = opd_conf_require_sealed_preview();
 	spec->org_id = agent->conf->org_id;
-	spec->key_file = opd_conf_key_file();
+	spec->keys = opd_conf_keys();
 	spec->tell = agent->conf->convex_url[0] != '\0';
 	spec->policy = opd_conf_host_policy();
 	spec->policy.allowed_hosts = pstrdup(spec->policy.allowed_hosts);	/* outlives a reload */
@@ -78,7 +82,7 @@ opd_work_advance(OpdWork *work, OpdWorkEnd *end)
 	else
 	{
 		end->failure = NULL;
-		end->result = opd_payload_of_json(work->task->result);
+		end->result = opd_payload_of_json(psprintf("%s result", work->type), work->task->result);
 		if (opd_payload_size(end->result) > OPD_RESULT_MAX_BYTES)
 		{
 			end->failure = opd_failure_of_error(opd_error_new(OPD_INTERNAL, "the result is larger than Temporal takes"),

@@ -26,6 +26,7 @@ typedef struct OpdWorkOrder
 	const char *activity_id;
 	int			attempt;
 	bool		by_schedule;
+	const char *requested_by;	/* identity of who started the workflow; NULL: not known */
 } OpdWorkOrder;
 
 /* How it ended: one of the two. */

@@ -40,10 +40,13 @@
 #include "base/guarded.h"
 #include "base/limits.h"
 #include "store/agents.h"
+#include "store/sealing.h"
+#include "store/suspension.h"
 #include "worker/agent.h"
 #include "worker/health.h"
 #include "worker/route.h"
 #include "worker/state.h"
+#include "worker/tokencell.h"
 #include "worker/worker.h"
 
 #define RESTART_S			1
@@ -203,15 +206,20 @@ extension_exists(void)
 }
 
 /*
- * Whose database is this? Until that is known, and as long as it is a copy, no
- * task is asked for.
+ * Whose database is this, and was the agent told to stop? Until that is known, and
+ * as long as it is a copy or suspended, no task is asked for.
  */
 static void
 look_at_cluster(void *arg)
 {
 	OpdAgent   *agent = arg;
-	OpdAgentFacts facts = opd_agents_look(true);
+	OpdAgentFacts facts;
 
+	/* first, and then no more: what follows may fail, or wait for somebody's lock */
+	agent->suspended = opd_suspension_since() != 0;
+	if (agent->suspended)
+		return;
+	facts = opd_agents_look(true);
 	agent->is_copy = facts.copy;
 	/* another one after a dump was restored beside what we noted */
 	if (!facts.copy && facts.agent_id != NULL &&
@@ -223,12 +231,17 @@ static void
 look_around(OpdAgent *agent)
 {
 	bool		was_copy = agent->is_copy;
+	bool		was_suspended = agent->suspended;
 
 	(void) in_own_transaction(look_at_cluster, agent);
 	if (agent->is_copy && !was_copy)
 		ereport(LOG,
 				(errmsg("opdata worker \"%s\" asks for no tasks, since this database is a copy of one in another cluster", agent->name),
 				 errhint("If this is the agent that should work from now on, run: SELECT opdata_resume();")));
+	if (agent->suspended && !was_suspended)
+		ereport(LOG,
+				(errmsg("opdata worker \"%s\" asks for no tasks, since the agent is suspended", agent->name),
+				 errhint("When it may work again, run: SELECT opdata_resume();")));
 	opd_route_look(agent);
 	opd_health_tell();
 }
@@ -236,13 +249,20 @@ look_around(OpdAgent *agent)
 static void
 bury_jobs(void *arg)
 {
-	opd_jobs_bury(arg);
+	opd_jobs_bury(arg, "failed", opd_error_name(OPD_INTERNAL));
+}
+
+static void
+suspend_jobs(void *arg)
+{
+	opd_jobs_bury(arg, "canceled", opd_error_name(OPD_SUSPENDED));
 }
 
 static void
 prune_jobs(void *arg)
 {
 	*(uint64 *) arg = opd_jobs_prune(opd_conf_job_retention_s());
+	(void) opd_sealing_prune();
 }
 
 /* -------------------------------------------------------------- at work */
@@ -289,6 +309,7 @@ advance(OpdAgent *agent)
 
 	next = opd_workflowtask_advance(agent);
 	next = Min(next, opd_activitytask_advance(agent));
+	next = Min(next, opd_keyring_advance(agent));
 	next = Min(next, opd_signin_advance(agent));
 	next = Min(next, opd_courier_advance(agent));
 	/* last, since what ended makes room */
@@ -365,7 +386,8 @@ should_go_on(OpdAgent *agent)
 		return true;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-	return reason_to_wait() == OPD_WORKER_STOPPED &&
+	/* keys of a command are forgotten now: whoever begins asks for them before it polls */
+	return reason_to_wait() == OPD_WORKER_STOPPED && opd_conf_keys().command[0] == '\0' &&
 		opd_conf_worker_equal(agent->conf, opd_conf_worker());
 }
 
@@ -377,7 +399,58 @@ go_on(OpdAgent *agent, MemoryContext scratch, double until_ms)
 	MemoryContextReset(scratch);
 	turn(agent, Min(agent->advance_at_ms, until_ms));
 	opd_state_note_alive();
-	advance(agent);
+	if (opd_state_generation() == agent->generation)
+		advance(agent);
+	else
+		/* the caller looks first at what has changed: perhaps nothing more may leave */
+		agent->advance_at_ms = 0;
+}
+
+/*
+ * The agent was told to stop: nothing more leaves, be it an answer. The exit that
+ * follows cancels what runs at the sources; what was asked for is asked for again
+ * when the agent is resumed.
+ */
+static void
+stop_at_once(OpdAgent *agent)
+{
+	opd_state_set(OPD_WORKER_SUSPENDED);
+	opd_polls_stop(agent);
+	/* else the others would wait for the answer to what this process asked for */
+	opd_tokencell_give_up();
+	opd_tokencell_forget();
+	(void) in_own_transaction(suspend_jobs, unconstify(char *, agent->name));
+	opd_health_tell();
+}
+
+static void
+look_whether_suspended(void *arg)
+{
+	bool		found = false;
+
+	find_extension(&found);
+	*(bool *) arg = found && opd_suspension_since() != 0;
+}
+
+/* The same for who leaves. False: it was told to stop, and has done so. */
+static bool
+go_on_leaving(OpdAgent *agent, MemoryContext scratch, double until_ms)
+{
+	bool		suspended = false;
+
+	if (opd_state_generation() != agent->generation)
+	{
+		agent->generation = opd_state_generation();
+		(void) in_own_transaction(look_whether_suspended, &suspended);
+	}
+	if (suspended && !agent->suspended)
+	{
+		agent->suspended = true;
+		stop_at_once(agent);
+		return false;
+	}
+	go_on(agent, scratch, until_ms);
+	return true;
 }
 
 /* Finish what is under way as far as there is time, give back the rest. */
@@ -396,7 +469,10 @@ leave(OpdAgent *agent, MemoryContext scratch)
 	if (agent->n_polls > 0)
 		opd_polls_say_goodbye(agent, &known);
 	while (agent->n_polls > 0 && !known && opd_now_ms() < until_ms)
-		go_on(agent, scratch, until_ms);
+	{
+		if (!go_on_leaving(agent, scratch, until_ms))
+			return;
+	}
 	opd_polls_stop(agent);
 	agent->advance_at_ms = 0;
 
@@ -404,11 +480,17 @@ leave(OpdAgent *agent, MemoryContext scratch)
 	until_ms = opd_now_ms() + DRAIN_MS;
 	while (agent->n_running > 0 && opd_now_ms() < until_ms && !ShutdownRequestPending &&
 		   opd_state_paused_until() < GetCurrentTimestamp())
-		go_on(agent, scratch, until_ms);
+	{
+		if (!go_on_leaving(agent, scratch, until_ms))
+			return;
+	}
 
 	/* what is given back is given out at once, and must not meet a poll of ours */
 	while (agent->n_running > 0 && opd_now_ms() < hung_up_ms)
-		go_on(agent, scratch, hung_up_ms);
+	{
+		if (!go_on_leaving(agent, scratch, hung_up_ms))
+			return;
+	}
 
 	until_ms = opd_now_ms() + GIVE_BACK_MS;
 	while (opd_now_ms() < until_ms)
@@ -418,7 +500,8 @@ leave(OpdAgent *agent, MemoryContext scratch)
 		waits |= opd_activitytask_give_back(agent);
 		if (!waits)
 			break;
-		go_on(agent, scratch, until_ms);
+		if (!go_on_leaving(agent, scratch, until_ms))
+			return;
 	}
 }
 
@@ -427,12 +510,14 @@ work(OpdWorkerConf *conf)
 {
 	OpdAgent   *agent = make_agent(conf);
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "opdata turn", ALLOCSET_DEFAULT_SIZES);
-	uint64		generation = opd_state_generation();
+	bool		began_suspended;
 	double		look_at_ms = opd_now_ms() + LOOK_MS;
 	double		prune_at_ms = opd_now_ms();
 
+	agent->generation = opd_state_generation();
 	opd_state_set(OPD_WORKER_CONNECTING);
 	look_around(agent);
+	began_suspended = agent->suspended;
 	(void) in_own_transaction(bury_jobs, unconstify(char *, agent->name));
 	pgstat_report_activity(STATE_IDLE, NULL);
 	for (;;)
@@ -441,16 +526,22 @@ work(OpdWorkerConf *conf)
 		if (!should_go_on(agent))
 			break;
 
-		if (opd_state_generation() != generation || opd_now_ms() >= look_at_ms)
+		if (opd_state_generation() != agent->generation || opd_now_ms() >= look_at_ms)
 		{
-			generation = opd_state_generation();
+			agent->generation = opd_state_generation();
 			look_at_ms = opd_now_ms() + LOOK_MS;
 			if (!extension_exists())
 			{
-				opd_state_set_absent(OPD_WORKER_NO_EXTENSION, generation);
+				opd_state_set_absent(OPD_WORKER_NO_EXTENSION, agent->generation);
 				break;
 			}
 			look_around(agent);
+			if (agent->suspended && !began_suspended)
+			{
+				stop_at_once(agent);
+				return;
+			}
+			began_suspended = agent->suspended;
 		}
 		if (opd_now_ms() >= prune_at_ms)
 		{

@@ -47,7 +47,7 @@ status(const OpdQueryFacts *facts)
 	opd_json_add_string(&json, "phase", phase);
 	opd_json_add_int(&json, "startedAtMs", history->started_at_ms);
 	opd_json_add_string(&json, "agent", "opdata-" OPD_VERSION);
-	return opd_payload_of_json(opd_json_end_object(&json));
+	return opd_payload_of_json("status answer", opd_json_end_object(&json));
 }
 
 Tp__WorkflowQueryResult *

@@ -290,7 +290,8 @@ start_step(Run *run)
 		.run_id = run->run_id,
 		.activity_id = run->decision->local_id,
 		.attempt = run->task->attempt,
-		.by_schedule = run->history->by_schedule
+		.by_schedule = run->history->by_schedule,
+		.requested_by = run->history->identity
 	};
 
 	run->outcome = NULL;

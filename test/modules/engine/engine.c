@@ -297,7 +297,12 @@ make_outcome(const Jsonb *json)
 	else if (opd_json_find(json, "text", &value) && value.type == jbvString)
 		outcome->result = opd_payload_of_text(opd_json_string(&value), value.val.string.len);
 	else if (opd_json_find(json, "result", &value))
-		outcome->result = opd_payload_of_json(JsonbValueToJsonb(&value));
+	{
+		Jsonb	   *whole = JsonbValueToJsonb(&value);
+		char	   *text = JsonbToCString(NULL, &whole->root, VARSIZE(whole));
+
+		outcome->result = opd_payload_of_text(text, strlen(text));
+	}
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

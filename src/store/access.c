@@ -1,0 +1,299 @@
+/*-------------------------------------------------------------------------
+ *
+ * access.c
+ *	  What roles may do in workspaces.
+ *
+ * src/store/access.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+
+#include "base/sql.h"
+#include "store/access.h"
+
+static const char *const level_names[] = {
+	[OPD_READER] = "reader",
+	[OPD_DEVELOPER] = "developer",
+	[OPD_ADMIN] = "admin"
+};
+
+const char *
+opd_access_level_name(OpdLevel level)
+{
+	return level_names[level];
+}
+
+OpdLevel
+opd_access_level_of(const char *name)
+{
+	for (OpdLevel level = OPD_READER; level <= OPD_ADMIN; level++)
+	{
+		if (strcmp(name, level_names[level]) == 0)
+			return level;
+	}
+	return 0;
+}
+
+bool
+opd_access_has(const char *workspace_id, OpdLevel level)
+{
+	static OpdStatement find = {
+		.sql = "SELECT 1 FROM opdata.granted"
+		" WHERE ($1 IS NULL OR workspace_id IN ($1, '*'))"
+		"  AND pg_catalog.array_position(ARRAY['reader', 'developer', 'admin'], level) >= $2"
+		"  AND pg_catalog.pg_has_role($3, role, 'USAGE')"
+		" LIMIT 1",
+		.n_args = 3,
+		.arg_types = {TEXTOID, INT4OID, OIDOID}
+	};
+	Oid			caller = GetUserId();
+	Datum		values[] = {(Datum) 0, Int32GetDatum((int) level), ObjectIdGetDatum(caller)};
+	OpdSqlScope scope;
+	bool		has;
+
+	if (workspace_id != NULL)
+		values[0] = CStringGetTextDatum(workspace_id);
+	opd_sql_begin(&scope);
+	/* who has all privileges of the owner, as whom we are now */
+	has = has_privs_of_role(caller, GetUserId()) ||
+		opd_sql_run(&find, values, workspace_id == NULL ? "n  " : NULL) > 0;
+	opd_sql_end(&scope);
+	return has;
+}
+
+int64
+opd_access_count_connections(void)
+{
+	static OpdStatement count = {
+		.sql = "SELECT pg_catalog.count(*) FROM opdata.connection c"
+		" WHERE $1 OR EXISTS (SELECT FROM opdata.granted g WHERE g.workspace_id = c.workspace_id"
+		"  AND pg_catalog.pg_has_role($2, g.role, 'USAGE'))",
+		.n_args = 2,
+		.arg_types = {BOOLOID, OIDOID}
+	};
+	Datum		values[] = {
+		BoolGetDatum(opd_access_has(OPD_ALL_WORKSPACES, OPD_READER)), ObjectIdGetDatum(GetUserId())
+	};
+	OpdSqlScope scope;
+	int64		n;
+
+	opd_sql_begin(&scope);
+	(void) opd_sql_run(&count, values, NULL);
+	n = opd_sql_int8(0, 1);
+	opd_sql_end(&scope);
+	return n;
+}
+
+/* ------------------------------------------------------------- privileges */
+
+/* Who may call a function at all. What it then does is up to its workspace. */
+static const struct
+{
+	const char *name;
+	OpdLevel	level;
+	bool		everywhere;		/* a matter of the whole agent: of workspace "*" */
+}			functions[] = {
+	{"opdata_status", OPD_READER, false},
+	{"opdata_public_key", OPD_READER, false},
+	{"opdata_verify_egress", OPD_READER, false},
+	{"opdata_inventory", OPD_READER, false},
+	{"opdata_store_creds", OPD_DEVELOPER, false},
+	{"opdata_test", OPD_DEVELOPER, false},
+	{"opdata_preview", OPD_DEVELOPER, false},
+	{"opdata_delete", OPD_DEVELOPER, false},
+	{"opdata_mask", OPD_ADMIN, false},
+	{"opdata_unmask", OPD_ADMIN, false},
+	{"opdata_limit", OPD_ADMIN, false},
+	{"opdata_grant", OPD_ADMIN, false},
+	{"opdata_revoke", OPD_ADMIN, false},
+	{"opdata_trust_recipient", OPD_ADMIN, true},
+	{"opdata_distrust_recipient", OPD_ADMIN, true},
+	{"opdata_rotate_public_key", OPD_ADMIN, true},
+	{"opdata_suspend", OPD_ADMIN, true},
+	{"opdata_resume", OPD_ADMIN, true},
+};
+
+/* The highest level that a role itself has somewhere, or in workspace "*". 0: none. */
+static int
+highest_level(const char *role, bool everywhere)
+{
+	static OpdStatement find = {
+		.sql = "SELECT COALESCE(pg_catalog.max(pg_catalog.array_position(ARRAY['reader', 'developer', 'admin'], level)), 0)"
+		" FROM opdata.access WHERE role_name = $1 AND (NOT $2 OR workspace_id = '*')",
+		.n_args = 2,
+		.arg_types = {NAMEOID, BOOLOID}
+	};
+	NameData	name;
+	Datum		values[] = {NameGetDatum(&name), BoolGetDatum(everywhere)};
+
+	namestrcpy(&name, role);
+	(void) opd_sql_run(&find, values, NULL);
+	return opd_sql_int4(0, 1);
+}
+
+/* Give or take a privilege on an object, named as SQL wants it. */
+static void
+set_privilege(bool give, const char *privilege, const char *object, const char *role)
+{
+	/* CASCADE: from whom the role has passed it on to as well, or nothing could be taken */
+	opd_sql_utility(psprintf("%s %s ON %s %s %s%s", give ? "GRANT" : "REVOKE", privilege, object,
+							 give ? "TO" : "FROM", quote_identifier(role), give ? "" : " CASCADE"));
+}
+
+/* Objects of the extension as text, one a row; the rows are copied. */
+static int
+list_objects(OpdStatement *find, Datum *values, char ***names)
+{
+	int			n = (int) opd_sql_run(find, values, NULL);
+
+	*names = palloc(sizeof(char *) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		(*names)[i] = opd_sql_text(i, 1);
+	return n;
+}
+
+/* Make the privileges of a role those that its rows call for. */
+static void
+apply_privileges(const char *role)
+{
+	static OpdStatement find_functions = {
+		.sql = "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p"
+		" JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass"
+		"  AND d.objid = p.oid AND d.deptype = 'e'"
+		"  AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass"
+		" JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
+		" WHERE e.extname = 'opdata' AND p.proname = $1"
+		"  AND p.proowner <> $2",
+		.n_args = 2,
+		.arg_types = {NAMEOID, OIDOID}
+	};
+	static OpdStatement find_views = {
+		.sql = "SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c"
+		" JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass"
+		"  AND d.objid = c.oid AND d.deptype = 'e'"
+		"  AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass"
+		" JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
+		" WHERE e.extname = 'opdata' AND c.relkind = 'v' AND c.relname LIKE 'opdata\\_%'"
+		"  AND c.relowner <> $1",
+		.n_args = 1,
+		.arg_types = {OIDOID}
+	};
+	static OpdStatement find_schema = {
+		.sql = "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_extension e"
+		" JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
+		" WHERE e.extname = 'opdata' AND NOT pg_catalog.has_schema_privilege($1, n.oid, 'USAGE')",
+		.n_args = 1,
+		.arg_types = {NAMEOID}
+	};
+	int			highest = highest_level(role, false);
+	int			highest_everywhere = highest_level(role, true);
+	NameData	name;
+	/* what the role owns is its own, whatever it may do in a workspace */
+	Datum		values[] = {NameGetDatum(&name), ObjectIdGetDatum(get_role_oid(role, false))};
+	char	  **objects;
+	int			n;
+
+	for (int i = 0; i < (int) lengthof(functions); i++)
+	{
+		namestrcpy(&name, functions[i].name);
+		n = list_objects(&find_functions, values, &objects);
+		for (int j = 0; j < n; j++)
+			set_privilege((functions[i].everywhere ? highest_everywhere : highest) >= (int) functions[i].level,
+						  "EXECUTE", psprintf("FUNCTION %s", objects[j]), role);
+	}
+	n = list_objects(&find_views, &values[1], &objects);
+	for (int j = 0; j < n; j++)
+		set_privilege(highest > 0, "SELECT", objects[j], role);
+	namestrcpy(&name, role);
+	/* left to it afterwards: somebody else may have granted it too */
+	if (highest > 0 && list_objects(&find_schema, values, &objects) > 0)
+		set_privilege(true, "USAGE", psprintf("SCHEMA %s", objects[0]), role);
+}
+
+/* One change after the other, since each looks at all rows of the role, and at ACLs. */
+static void
+lock_access(void)
+{
+	opd_sql_utility("LOCK TABLE opdata.access IN SHARE ROW EXCLUSIVE MODE");
+}
+
+/*
+ * Rows that do not count are of another role that had this name. They are not to
+ * count again now that this one gets privileges.
+ */
+static void
+forget_namesake(const char *role)
+{
+	static OpdStatement delete = {
+		.sql = "DELETE FROM opdata.access WHERE role_name = $1"
+		" AND NOT EXISTS (SELECT FROM opdata.granted WHERE role_name = $1)",
+		.n_args = 1,
+		.arg_types = {NAMEOID}
+	};
+	NameData	name;
+	Datum		values[] = {NameGetDatum(&name)};
+
+	namestrcpy(&name, role);
+	(void) opd_sql_run(&delete, values, NULL);
+}
+
+void
+opd_access_grant(const char *role, const char *workspace_id, OpdLevel level)
+{
+	static OpdStatement put = {
+		.sql = "INSERT INTO opdata.access (role_name, workspace_id, level, granted_by) VALUES ($1, $2, $3, $4)"
+		" ON CONFLICT (role_name, workspace_id) DO UPDATE"
+		"  SET level = excluded.level, granted_by = excluded.granted_by, granted_at = now()",
+		.n_args = 4,
+		.arg_types = {NAMEOID, TEXTOID, TEXTOID, NAMEOID}
+	};
+	NameData	name;
+	NameData	granted_by;
+	Datum		values[] = {
+		NameGetDatum(&name), CStringGetTextDatum(workspace_id),
+		CStringGetTextDatum(level_names[level]), NameGetDatum(&granted_by)
+	};
+	OpdSqlScope scope;
+
+	(void) get_role_oid(role, false);
+	namestrcpy(&name, role);
+	namestrcpy(&granted_by, GetUserNameFromId(GetUserId(), false));
+	opd_sql_begin(&scope);
+	lock_access();
+	forget_namesake(role);
+	(void) opd_sql_run(&put, values, NULL);
+	apply_privileges(role);
+	opd_sql_end(&scope);
+}
+
+bool
+opd_access_revoke(const char *role, const char *workspace_id, OpdLevel level)
+{
+	static OpdStatement delete = {
+		.sql = "DELETE FROM opdata.access WHERE role_name = $1 AND workspace_id = $2 AND ($3 IS NULL OR level = $3)",
+		.n_args = 3,
+		.arg_types = {NAMEOID, TEXTOID, TEXTOID}
+	};
+	NameData	name;
+	Datum		values[] = {
+		NameGetDatum(&name), CStringGetTextDatum(workspace_id),
+		level != 0 ? CStringGetTextDatum(level_names[level]) : (Datum) 0
+	};
+	OpdSqlScope scope;
+	bool		found;
+
+	namestrcpy(&name, role);
+	opd_sql_begin(&scope);
+	lock_access();
+	found = opd_sql_run(&delete, values, level != 0 ? NULL : "  n") > 0;
+	/* a role that was dropped has no privileges to take */
+	if (found && OidIsValid(get_role_oid(role, true)))
+		apply_privileges(role);
+	opd_sql_end(&scope);
+	return found;
+}
