@@ -18,7 +18,7 @@ packages_of()
 		# what lies beyond apt, install-temporal.sh and install-servers.sh fetch
 		# with the last two
 		test) echo postgresql-15 libipc-run-perl openssl pgbouncer protobuf-compiler \
-			tinyproxy-bin faketime python3-venv ca-certificates ;;
+			tinyproxy-bin faketime python3-venv ca-certificates jose ;;
 		lint) echo binutils clang-14 clang-tidy-14 python3-venv ;;
 		valgrind) echo valgrind ;;
 		*) echo "$0: unknown group \"$1\"" >&2; exit 2 ;;

@@ -1,7 +1,8 @@
 #!/bin/sh
 #
 # Provide what the tests need of Temporal: the "temporal" command with its
-# development server, and Python with Temporal's client.
+# development server, and Python with Temporal's client and the other packages of
+# test/python/requirements.txt.
 #
 #   install-temporal.sh                           build and fetch what is missing
 #   install-temporal.sh --where temporal|python   print the path of that program
@@ -39,7 +40,7 @@ have_command()
 # The import fails too when Debian's Python has become another version.
 have_python()
 {
-	works "$python" -B -c "import temporalio.client"
+	works "$python" -B -c "import temporalio.client, jwcrypto.jwe"
 }
 
 if have_command && have_python; then
@@ -58,7 +59,7 @@ fi
 # The programs in bin/ but python itself name the folder that this was made in,
 # so that nothing but python may be run from there.
 if ! have_python; then
-	echo "fetching Temporal's client for Python, once"
+	echo "fetching Temporal's client for Python and what else the tests run in it, once"
 	make_venv "$work/python" -r "$requirements"
 	keep "$work/python" "$python_dir"
 fi

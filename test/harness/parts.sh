@@ -22,6 +22,7 @@ with_parts()
 		OPD_TOXIPROXY="$("$checkout/test/harness/install-servers.sh" --where toxiproxy-server)" \
 		OPD_NODE="$("$checkout/test/harness/install-servers.sh" --where node)" \
 		OPD_NODE_MODULES="$modules" \
+		OPD_SEAL_SEED="${OPD_SEAL_SEED:-1}" OPD_SEAL_COUNT="${OPD_SEAL_COUNT:-4000}" \
 		"$@" || status=$?
 	[ $status -eq 0 ] || keep_logs tmp_check/log
 	return $status

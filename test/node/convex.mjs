@@ -16,8 +16,9 @@
 // The control port, which no client of the API knows:
 //
 //     /ctl/calls                     what came: [{time, endpoint, path, args,
-//                                    authorization, subject, status}]; status is
-//                                    null while there is no answer
+//                                    authorization, headers, subject, status}];
+//                                    headers are their names, status is null
+//                                    while there is no answer
 //     /ctl/documents                 {connections, statuses, heartbeats, models}
 //     /ctl/model                     POST {orgId, modelId, model} for models:get
 //     /ctl/fail?status=S&count=N     answer S and {code, message}; with html=1 a
@@ -74,6 +75,7 @@ const heartbeatArgs = {
 	healthy: v.boolean(),
 	reasons: v.array(v.string()),
 	sentAt: v.number(),
+	egress: v.optional(v.object({ rows: v.number(), head: v.union(v.string(), v.null()) })),
 	idempotencyKey: v.string(),
 };
 
@@ -355,7 +357,8 @@ async function perform(kind, { path, args, write }, identity) {
 async function answer(kind, request, response) {
 	const call = {
 		time: Date.now(), endpoint: kind, path: null, args: null,
-		authorization: request.headers.authorization !== undefined, subject: null, status: null,
+		authorization: request.headers.authorization !== undefined,
+		headers: Object.keys(request.headers), subject: null, status: null,
 	};
 
 	calls.push(call);

@@ -7,7 +7,8 @@
 //	state.json       read at each request: {clients: {ID: {secret, org_id, permissions}},
 //	                 ttl, audience, delay (seconds), fail: {status, headers} or null}
 //	requests         written: one line of JSON for each request for a token, with
-//	                 its client_id and status, before the answer is sent
+//	                 its client_id and status and the names of its fields and
+//	                 headers, before the answer is sent
 //	key.pem          the key that signs, made by the first start
 //
 // The tokens are JWTs with the claims of WorkOS Connect: iss, aud, sub and
@@ -108,7 +109,10 @@ provider.use(async (ctx, next) => {
 		await next();
 	}
 	appendFileSync(`${folder}/requests`,
-		JSON.stringify({ client_id: ctx.oidc?.body?.client_id ?? null, status: ctx.status }) + '\n');
+		JSON.stringify({
+			client_id: ctx.oidc?.body?.client_id ?? null, status: ctx.status,
+			fields: Object.keys(ctx.oidc?.body ?? {}), headers: Object.keys(ctx.headers),
+		}) + '\n');
 });
 
 // an orderly end, which libfaketime needs to clean up behind itself

@@ -38,7 +38,7 @@ SELECT p.proname AS function, pg_get_function_arguments(p.oid) AS arguments,
 FROM pg_proc p JOIN member m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
 ORDER BY p.oid::regprocedure::text;
 
-SELECT c.oid::regclass AS relation, c.relkind AS kind, c.reloptions AS options,
+SELECT c.oid::regclass AS relation, c.relkind AS kind, c.reloptions AS options, c.relrowsecurity AS row_security,
 	others(c.relacl, 'r', c.relowner) AS other_privileges
 FROM pg_class c JOIN member m ON m.classid = 'pg_class'::regclass AND m.objid = c.oid
 WHERE c.relkind <> 'i'

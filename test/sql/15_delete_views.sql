@@ -119,7 +119,7 @@ SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'opdata worker' AND d
 -- the path of the key is for those who may see settings
 SELECT opdata_status() #>> '{key,file}' = current_setting('data_directory') || '/opdata.key' AS path;
 CREATE ROLE looks;
-GRANT EXECUTE ON FUNCTION opdata_status() TO looks;
+SELECT opdata_grant('looks', 'default', 'reader') -> 'level' AS level;
 SET ROLE looks;
 SELECT key FROM jsonb_each(opdata_status() -> 'key');
 SELECT opdata_status()::text ~ '/' AS shows_a_path;
@@ -128,6 +128,6 @@ GRANT pg_read_all_settings TO looks;
 SET ROLE looks;
 SELECT key FROM jsonb_each(opdata_status() -> 'key');
 RESET ROLE;
-REVOKE EXECUTE ON FUNCTION opdata_status() FROM looks;
+SELECT opdata_revoke('looks', 'default');
 DROP ROLE looks;
 SELECT opdata_delete('shop');

@@ -4,8 +4,8 @@
 \i :common
 \set ECHO all
 --
--- Who may do what: nobody anything, until it is granted; EXECUTE is all that a
--- caller needs; and nothing that a caller made is run as the owner.
+-- Who may do what: nobody anything, until a workspace is granted, which brings
+-- the privileges with it; and nothing that a caller made is run as the owner.
 --
 CREATE ROLE ordinary;
 CREATE ROLE caller;
@@ -31,17 +31,23 @@ SELECT opdata_test('shop');
 SELECT opdata_store_creds('mine', payload('reader'));
 RESET ROLE;
 
--- EXECUTE is enough; the tables stay closed
-GRANT EXECUTE ON FUNCTION opdata_store_creds, opdata_test(text), opdata_test(jsonb, text), opdata_preview, opdata_delete, opdata_status, opdata_resume TO caller;
+-- privileges without a workspace open nothing, and show nothing
+GRANT EXECUTE ON FUNCTION opdata_store_creds, opdata_test(text), opdata_test(jsonb, text), opdata_preview, opdata_delete, opdata_status, opdata_resume TO ordinary;
+GRANT SELECT ON opdata_connections, opdata_jobs TO ordinary;
+SET ROLE ordinary;
+SELECT * FROM tries();
+SELECT count(*) FROM opdata_connections;
+RESET ROLE;
+REVOKE ALL ON FUNCTION opdata_store_creds, opdata_test(text), opdata_test(jsonb, text), opdata_preview, opdata_delete, opdata_status, opdata_resume FROM ordinary;
+REVOKE ALL ON opdata_connections, opdata_jobs FROM ordinary;
+
+-- a workspace brings the privileges; the tables stay closed
+SELECT opdata_grant('caller', '*', 'admin');
 SET ROLE caller;
 SELECT statement, state FROM tries();
 SELECT opdata_store_creds('shop', payload('reader')) -> 'status' AS status;
 SELECT opdata_test('shop') -> 'ok' AS ok;
 SELECT opdata_preview('shop', 'SELECT name FROM customer ORDER BY id') -> 'rows' AS rows;
-RESET ROLE;
--- the views are granted by themselves
-GRANT SELECT ON opdata_connections, opdata_jobs TO caller;
-SET ROLE caller;
 SELECT id, status FROM opdata_connections;
 SELECT count(*) > 0 AS any_job FROM opdata_jobs;
 SELECT state FROM outcome('TABLE opdata.connection');
@@ -189,5 +195,6 @@ DROP FUNCTION tries, by_definer;
 SET client_min_messages = warning;
 DROP SCHEMA trap CASCADE;
 REVOKE ALL ON DATABASE :"DBNAME" FROM caller;
+SELECT opdata_revoke('caller', '*');
 DROP OWNED BY caller;
 DROP ROLE ordinary, boss, caller;

@@ -322,10 +322,9 @@ sub try_hold
 		'<', \$in, '>&', \$out,
 		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 
-	# dies when psql ends before it has read the script
-	eval { $handle->pump until $out =~ /^ready$/m or !$handle->pumpable; };
+	$handle->pump until $out =~ /^ready$/m or !$handle->pumpable;
 	return $handle if $out =~ /^ready$/m;
-	eval { $handle->finish; };
+	$handle->finish;
 	return;
 }
 

@@ -22,8 +22,8 @@ my $payload =
 my $agent = agent_cluster('agent');
 my $key_file = $agent->data_dir . '/opdata.key';
 
-# "boss" owns a database whose extension a superuser made, "worker" holds
-# EXECUTE there and nothing else.
+# "boss" owns a database whose extension a superuser made, "worker" is a developer
+# of the one workspace there and nothing else.
 $agent->safe_psql(
 	'postgres', q{
 	create role boss login;
@@ -38,9 +38,7 @@ is(sqlstate_as('boss', 'create extension opdata cascade'),
 $agent->safe_psql(
 	'tenant', qq{
 	create extension opdata cascade;
-	grant execute on function opdata_store_creds, opdata_test(text), opdata_test(jsonb, text),
-		opdata_preview, opdata_delete, opdata_status to worker, watcher;
-	grant select on opdata_connections to worker;
+	select opdata_grant('worker', 'default', 'developer'), opdata_grant('watcher', 'default', 'developer');
 	select opdata_store_creds('crm', '$payload')});
 
 # The owner of the database.
@@ -190,8 +188,12 @@ is( sqlstate_as(
 		insert into opdata.connection (id, type, payload, key_id, workspace_id, name, safe_metadata, status)
 			select 'copy', type, payload, key_id, workspace_id, name, safe_metadata, status
 			from opdata.connection where id = 'crm'}),
-	'none',
-	'pg_write_all_data can copy a row');
+	'42501',
+	'pg_write_all_data cannot copy a row');
+$agent->safe_psql('tenant', q{
+	insert into opdata.connection (id, type, payload, key_id, workspace_id, name, safe_metadata, status)
+		select 'copy', type, payload, key_id, workspace_id, name, safe_metadata, status
+		from opdata.connection where id = 'crm'});
 is( error_of($agent, q{select opdata_test('copy')}, dbname => 'tenant')
 	  ->{sqlstate},
 	'XX001',

@@ -729,7 +729,7 @@ sub inputs
 		[   'invalid_credentials', 'storeCreds',
 			{ connectionId => 'keys', credentials => {} }
 		],
-		[   'unsupported',
+		[   'unsealing_failed',
 			'storeCreds',
 			{   connectionId => 'keys',
 				credentials => { sealed => "$canary.$canary" }

@@ -414,7 +414,7 @@ sub no_transaction_while_waiting
 	{
 		my (%open, @held);
 
-		$ticket = begin_slow(6) if $waiting eq 'a slow preview';
+		$ticket = begin_slow(9) if $waiting eq 'a slow preview';
 		foreach (1 .. 40)
 		{
 			# those that are in a transaction whenever one looks hold it

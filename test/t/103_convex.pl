@@ -217,7 +217,8 @@ sub sign_of_life
 			agentId => status()->{agent}{id},
 			version => status()->{versions}{library},
 			healthy => JSON::PP::true,
-			reasons => []
+			reasons => [],
+			egress => { rows => 0, head => undef }
 		},
 		'and tells who is well'
 	);

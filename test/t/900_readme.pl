@@ -153,18 +153,15 @@ sub run_example
 	    $example->{where} eq 'source'
 	  ? $source->connstr('shop')
 	  : $agent->connstr('agent');
-	my $folder = PostgreSQL::Test::Utils::tempdir();
-	my $file = "$folder/example.sql";
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/example.sql';
 	my $output;
 
 	open my $fh, '>', $file or die "$file: $!";
 	print $fh replace($example->{sql}, %here);
 	close $fh;
 
-	# a file, since psql may end without having read it
-	append_to_file("$folder/typed", $typed);
 	IPC::Run::run([ 'psql', '-X', '-d', $connstr, '-f', $file ],
-		'<', "$folder/typed", '>&', \$output);
+		'<', \$typed, '>&', \$output);
 	$output =~ s/^psql:\Q$file\E:\d+: //mg;
 	return replace($output, reverse %here);
 }
@@ -210,10 +207,11 @@ sub check_reference
 		from pg_proc p join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = p.oid
 		where d.deptype = 'e'
 			and d.refobjid = (select oid from pg_extension where extname = 'opdata')
+			and p.proname ~ '^opdata_'
 		order by 1});
 	foreach my $signature (split /\n/, $functions)
 	{
-		$signature =~ s/::text\b//g;
+		$signature =~ s/::(?:text|interval)\b//g;
 		$signature =~ s/\b(?:DEFAULT|NULL)\b/\L$&/g;
 		like($readme, qr/\Q`$signature`\E/, "the README describes $signature");
 	}
@@ -239,7 +237,7 @@ sub check_reference
 		'agent', q{
 		select c.relname || '.' || a.attname
 		from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
-		where c.relname in ('opdata_connections', 'opdata_jobs')
+		where c.relname in ('opdata_connections', 'opdata_jobs', 'opdata_egress')
 		order by c.relname, a.attnum});
 	foreach my $column (split /\n/, $columns)
 	{

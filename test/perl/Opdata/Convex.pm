@@ -123,8 +123,8 @@ For C<opdata.convex_url>.
 
 A list reference of the calls so far, in order, or of those of one function:
 {time (ms since the epoch), endpoint, path, args, authorization (was there such a
-header?), subject (of a token that was good), status}. The status is undef while
-there is no answer.
+header?), headers (their names), subject (of a token that was good), status}. The
+status is undef while there is no answer.
 
 =item $convex->documents
 

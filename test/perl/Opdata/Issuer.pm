@@ -256,7 +256,8 @@ How many requests for a token it has answered, whatever the answer was.
 
 =item $issuer->requests
 
-What they were, C<{client_id, status}> each.
+What they were, C<{client_id, status, fields, headers}> each; the last two are the
+names of those.
 
 =cut
 
