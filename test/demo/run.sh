@@ -328,6 +328,84 @@ wait_for_health()
 	fail "the agent does not notice"
 }
 
+# ---------------------------------------------------------- the boundary
+
+# Does the control plane's own database hold a text?
+control_plane_knows()
+{
+	as_tester sh -c 'cat tmp/temporal.db*' | grep -qaF -e "$1"
+}
+
+step 'That password went through the control plane, and is in its history now. From here on credentials
+   are taken sealed only, to a key that the agent publishes; any JOSE tool does it:'
+control_plane_knows "$password" || fail "the control plane should know this password"
+on_agent <<'SQL'
+ALTER SYSTEM SET opdata.require_sealed = on;
+SELECT pg_reload_conf();
+SQL
+sealed_password='sealed horse battery'
+on_source <<SQL
+ALTER ROLE opdata_reader PASSWORD '$sealed_password';
+SQL
+ask 'select opdata_public_key()' > "$scratch/tmp/agent.jwk"
+printf '{"host": "localhost", "port": %s, "database": "webshop", "username": "opdata_reader", "password": "%s"}' \
+	"$source_port" "$sealed_password" > "$scratch/tmp/credentials.json"
+printf "\$ psql -XAtc 'select opdata_public_key()' agent > agent.jwk\n"
+printf "\$ jose jwe enc -i '{\"protected\": {\"enc\": \"A256GCM\"}}' -I credentials.json -k agent.jwk -c -o credentials.jwe\n"
+jose jwe enc -i '{"protected": {"enc": "A256GCM"}}' -I "$scratch/tmp/credentials.json" -k "$scratch/tmp/agent.jwk" \
+	-c -o "$scratch/tmp/credentials.jwe"
+rm "$scratch/tmp/credentials.json"
+start_workflow storeCredsWorkflow \
+	"{\"orgId\": \"acme\", \"connectionId\": \"shop-3\", \"credentials\": {\"sealed\": \"$(cat "$scratch/tmp/credentials.jwe")\"}}" \
+	'{"orgId": "acme", "connectionId": "shop-3", "credentials": {"sealed": "eyJhbGciOiJFQ0RILUVT…"}}' ||
+	fail "the workflow failed"
+expect connected "select status from opdata_connections where id = 'shop-3'"
+! control_plane_knows "$sealed_password" || fail "the control plane knows the sealed password"
+printf '\n   This password is nowhere in the control plane'\''s database.\n'
+
+step 'What may leave is for the customer to say: names are masked, and previews leave only sealed to the key
+   of an analyst who is known here:'
+jose jwk gen -i '{"kty": "EC", "crv": "P-256"}' -o "$scratch/tmp/analyst.jwk"
+analyst=$(jose jwk pub -i "$scratch/tmp/analyst.jwk")
+on_agent <<SQL
+SELECT opdata_mask('default', '*name*');
+SELECT opdata_trust_recipient('$analyst', 'analyst')->'label' AS trusted;
+ALTER SYSTEM SET opdata.require_sealed_preview = on;
+SELECT pg_reload_conf();
+SQL
+sleep 0.5
+if start_workflow previewQueryWorkflow '{"orgId": "acme", "connectionId": "shop-3", "sql": "select id, name, city from customer"}'; then
+	fail "the agent should have refused this"
+fi
+start_workflow previewQueryWorkflow \
+	"{\"orgId\": \"acme\", \"connectionId\": \"shop-3\", \"sql\": \"select id, name, city from customer order by id limit 3\", \"sealTo\": $analyst}" ||
+	fail "the workflow failed"
+printf '%s\n' "$answer" | grep -o 'eyJ[A-Za-z0-9_.-]*' | head -1 | tr -d '\n' > "$scratch/tmp/preview.jwe"
+printf '$ jose jwe dec -i preview.jwe -k analyst.jwk\n    '
+jose jwe dec -i "$scratch/tmp/preview.jwe" -k "$scratch/tmp/analyst.jwk" | grep -F '"***"' || fail "the preview cannot be opened"
+
+step 'Each preview that left is on record, in a chain of hashes that shows what is changed:'
+on_agent <<'SQL'
+SELECT seq, connection_id, row_count, masked_columns, sealed_to IS NOT NULL AS sealed FROM opdata_egress ORDER BY seq;
+SELECT opdata_verify_egress()->'ok' AS whole;
+ALTER TABLE opdata.egress DISABLE TRIGGER append_only;
+UPDATE opdata.egress SET query = 'select 1' WHERE seq = 1;
+SELECT opdata_verify_egress()->'firstBad' AS first_bad;
+SQL
+expect '{"seq": 1, "problem": "altered"}' "select opdata_verify_egress()->'firstBad'"
+
+step 'One call stops it all, whatever the control plane wants:'
+on_agent <<'SQL'
+SELECT opdata_suspend()->'suspended' AS suspended;
+SQL
+refused_on_agent <<'SQL'
+SELECT opdata_preview('shop-3', 'SELECT 1');
+SQL
+on_agent <<'SQL'
+SELECT opdata_resume()->'resumed' AS resumed;
+SQL
+wait_for_health true
+
 step 'The control plane goes down. One query tells a monitor; a notification tells who listens:'
 stop_temporal
 wait_for_health false
@@ -341,6 +419,9 @@ on_agent <<'SQL'
 SELECT opdata_status()->'healthy' AS healthy, opdata_status()->'reasons' AS reasons;
 SQL
 
+# so that whoever looks at the web page finds rows there
+ask 'alter system reset opdata.require_sealed_preview' > /dev/null
+ask 'select pg_reload_conf()' > /dev/null
 cat <<TEXT
 
    The control plane's web page is http://127.0.0.1:$web_port/ and shows these workflows with their histories.
@@ -348,7 +429,7 @@ cat <<TEXT
 
      $temporal workflow execute --address 127.0.0.1:$temporal_port \\
        --task-queue tenant-acme --type previewQueryWorkflow \\
-       --input '{"orgId": "acme", "connectionId": "shop-2", "sql": "select * from product"}'
+       --input '{"orgId": "acme", "connectionId": "shop-3", "sql": "select * from product"}'
 TEXT
 if [ -t 0 ]; then
 	printf '\n   All servers run until you press Enter. '
