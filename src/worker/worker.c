@@ -588,6 +588,8 @@ opdata_worker_main(Datum number)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGINT, on_sigint);
 	BackgroundWorkerUnblockSignals();
+	/* PostgreSQL lets a SIGHUP go by until the handler is there: look once */
+	ProcessConfigFile(PGC_SIGHUP);
 
 	context = AllocSetContextCreate(TopMemoryContext, "opdata worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
