@@ -59,8 +59,9 @@ export PG_CONFIG
 HARNESS = test/harness
 
 # TAP files to run: make check-tap PROVE_TESTS=test/t/030_tls.pl
-# Several run at once; those that take long have high numbers, and go first.
-PROVE_TESTS ?= $(shell ls -r test/t/*.pl)
+# Several run at once; those that take longest go first.
+LONG_TESTS = $(patsubst %,test/t/%.pl,061_grpc 102_identity 071_local_steps 080_worker_life 113_suspend 100_tls)
+PROVE_TESTS ?= $(LONG_TESTS) $(filter-out $(LONG_TESTS),$(shell ls -r test/t/*.pl))
 
 # Regression tests to run, in this order: make check-regress REGRESS_TESTS=00_install
 REGRESS_TESTS ?= $(sort $(basename $(notdir $(wildcard test/sql/*.sql))))

@@ -1,0 +1,98 @@
+
+# A worker that is leaving, since its settings have changed, still obeys: nothing leaves
+# after opdata_suspend(); and a reload, by which keys of a command are forgotten, fails no
+# preview.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use Opdata::Credentials;
+use Opdata::Temporal;
+use Opdata::Test;
+use Opdata::Workflows;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $source = source_cluster('source');
+$source->safe_psql('postgres',
+	q{create role reader login password 'reader_pw'});
+
+my $tenant = tenant('acme');
+my $agent = $tenant->agent;
+my $client = $tenant->client;
+is( code_of(
+		$tenant->run(
+			'storeCredsWorkflow',
+			{   connectionId => 'shop',
+				credentials => credentials($source, username => 'reader', password => 'reader_pw')
+			})),
+	'ok',
+	'a connection is stored');
+
+suspended_while_leaving();
+reloaded_with_key_command();
+ok(slurp_file($agent->logfile) !~ /PANIC|terminated by signal|reader_pw/, 'no crash, and no password, is in the log');
+done_testing();
+
+sub psql { return $agent->safe_psql('postgres', @_); }
+
+sub set
+{
+	my (%settings) = @_;
+
+	$agent->append_conf('postgresql.conf', join('', map { "opdata.$_ = '$settings{$_}'\n" } sort keys %settings));
+	$agent->reload;
+	return;
+}
+
+sub sleeping
+{
+	return $source->safe_psql('postgres',
+		q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
+}
+
+# A worker that leaves lets what runs end, for five seconds: this would end.
+sub suspended_while_leaving
+{
+	my $ticket = $client->send(
+		'execute',
+		$tenant->arguments(
+			'previewQueryWorkflow',
+			{ connectionId => 'shop', sql => "select 'slept' from pg_sleep(4.5)" }));
+
+	ok(wait_until(sub { sleeping() }), 'a preview runs');
+	set(org_id => 'other');
+	psql('select opdata_suspend()');
+	ok(wait_until(sub { !sleeping() }), 'it does no more');
+	ok( wait_until(
+			sub {
+				psql(q{select bool_and(w->>'state' = 'suspended' or w->>'pid' is null)
+					from jsonb_array_elements(opdata_status()->'workers') w}) eq 't';
+			}),
+		'all workers have noticed');
+	is(psql('select count(*) from opdata_egress'), 0, 'and nothing has left');
+	set(org_id => 'acme');
+	psql('select opdata_resume()');
+	is(code_of($client->receive($ticket)), 'ok', 'resumed: it is done after all');
+	is(psql('select count(*) from opdata_egress'), 1, 'resumed: and has left once');
+	return;
+}
+
+# It takes its time. Whoever asks for a preview meanwhile waits.
+sub reloaded_with_key_command
+{
+	my $file = $agent->data_dir . '/opdata.key';
+
+	set(key_command => "sleep 1; cat $file");
+	foreach my $n (1 .. 4)
+	{
+		$agent->reload if $n > 1;
+		is( code_of($tenant->run('previewQueryWorkflow', { connectionId => 'shop', sql => 'select 1' })),
+			'ok',
+			"a preview after reload $n");
+	}
+	return;
+}
