@@ -29,6 +29,7 @@ typedef struct Cache
 } Cache;
 
 static Cache *cache;
+static bool held;				/* reloads count no more */
 
 static bool
 make_cache(void)
@@ -56,7 +57,7 @@ is_there(void)
 {
 	if (cache == NULL)
 		return false;
-	if (cache->reloaded_at != PgReloadTime)
+	if (!held && cache->reloaded_at != PgReloadTime)
 		opd_keycache_forget();
 	return true;
 }
@@ -122,6 +123,12 @@ opd_keycache_ask_again(void)
 {
 	if (cache != NULL)
 		cache->current = -1;
+}
+
+void
+opd_keycache_hold(void)
+{
+	held = true;
 }
 
 void

@@ -33,4 +33,7 @@ extern void opd_keycache_ask_again(void);
 /* Wipe all of them. */
 extern void opd_keycache_forget(void);
 
+/* This process ends what it does with the keys it has: reloads count no more. */
+extern void opd_keycache_hold(void);
+
 #endif							/* OPD_KEYCACHE_H */

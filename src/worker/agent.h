@@ -44,6 +44,7 @@ typedef struct OpdAgent
 	bool		route_problem;	/* a file that is needed cannot be used */
 	struct OpdSignin *signin;	/* signin.c; NULL: no token is needed */
 	struct OpdCourier *courier; /* courier.c */
+	OpdKeySource keys;			/* where master keys come from, until this process ends */
 	struct OpdKeyring *keyring; /* keyring.c */
 	bool		lacks_key;		/* the key command has not given the current key */
 	bool		suspended;		/* opdata_suspend() was called */

@@ -71,7 +71,7 @@ double
 opd_keyring_advance(OpdAgent *agent)
 {
 	OpdKeyring *keyring = agent->keyring;
-	OpdKeySource keys = opd_conf_keys();
+	OpdKeySource keys = agent->keys;
 	Search		search = {0};
 	ErrorData  *error;
 	MemoryContext old;

@@ -39,6 +39,7 @@
 
 #include "base/guarded.h"
 #include "base/limits.h"
+#include "secret/keycache.h"
 #include "store/agents.h"
 #include "store/sealing.h"
 #include "store/suspension.h"
@@ -287,6 +288,7 @@ make_agent(OpdWorkerConf *conf)
 	agent->name = opd_state_name();
 	agent->bulk = opd_state_is_bulk();
 	agent->conf = conf;
+	agent->keys = opd_conf_keys();
 	agent->queue = psprintf("tenant-%s", conf->org_id);
 	agent->bulk_queue = psprintf("tenant-%s-bulk", conf->org_id);
 	agent->loop = opd_loop_new();
@@ -380,14 +382,21 @@ turn(OpdAgent *agent, double until_ms)
 static bool
 should_go_on(OpdAgent *agent)
 {
+	bool		by_command = agent->keys.command[0] != '\0';
+	OpdKeySource keys;
+
 	if (ShutdownRequestPending || reason_to_wait() != OPD_WORKER_STOPPED)
 		return false;
 	if (!ConfigReloadPending)
 		return true;
 	ConfigReloadPending = false;
+	/* a command is to be asked anew, which the next process does before it polls */
+	if (by_command)
+		opd_keycache_hold();
 	ProcessConfigFile(PGC_SIGHUP);
-	/* keys of a command are forgotten now: whoever begins asks for them before it polls */
-	return reason_to_wait() == OPD_WORKER_STOPPED && opd_conf_keys().command[0] == '\0' &&
+	keys = opd_conf_keys();
+	return !by_command && reason_to_wait() == OPD_WORKER_STOPPED &&
+		strcmp(keys.command, agent->keys.command) == 0 && strcmp(keys.file, agent->keys.file) == 0 &&
 		opd_conf_worker_equal(agent->conf, opd_conf_worker());
 }
 
