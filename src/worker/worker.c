@@ -206,6 +206,18 @@ extension_exists(void)
 	return !in_own_transaction(find_extension, &found) || found;
 }
 
+static void
+note_cluster(OpdAgent *agent)
+{
+	OpdAgentFacts facts = opd_agents_look(true);
+
+	agent->is_copy = facts.copy;
+	/* another one after a dump was restored beside what we noted */
+	if (!facts.copy && facts.agent_id != NULL &&
+		(agent->agent_id == NULL || strcmp(agent->agent_id, facts.agent_id) != 0))
+		agent->agent_id = MemoryContextStrdup(agent->context, facts.agent_id);
+}
+
 /*
  * Whose database is this, and was the agent told to stop? Until that is known, and
  * as long as it is a copy or suspended, no task is asked for.
@@ -214,18 +226,11 @@ static void
 look_at_cluster(void *arg)
 {
 	OpdAgent   *agent = arg;
-	OpdAgentFacts facts;
 
 	/* first, and then no more: what follows may fail, or wait for somebody's lock */
 	agent->suspended = opd_suspension_since() != 0;
-	if (agent->suspended)
-		return;
-	facts = opd_agents_look(true);
-	agent->is_copy = facts.copy;
-	/* another one after a dump was restored beside what we noted */
-	if (!facts.copy && facts.agent_id != NULL &&
-		(agent->agent_id == NULL || strcmp(agent->agent_id, facts.agent_id) != 0))
-		agent->agent_id = MemoryContextStrdup(agent->context, facts.agent_id);
+	if (!agent->suspended)
+		note_cluster(agent);
 }
 
 static void
