@@ -32,11 +32,9 @@ static const char encrypt_options[] =
 static text *
 password_of_key(const OpdMasterKey *key)
 {
-	text	   *password = palloc(VARHDRSZ + 2 * OPD_KEY_BYTES + 1);
-	char	   *p = VARDATA(password);
+	text	   *password = palloc(VARHDRSZ + 2 * OPD_KEY_BYTES);
 
-	for (int i = 0; i < OPD_KEY_BYTES; i++)
-		snprintf(p + 2 * i, 3, "%02x", key->bytes[i]);
+	(void) hex_encode((const char *) key->bytes, OPD_KEY_BYTES, VARDATA(password));
 	SET_VARSIZE(password, VARHDRSZ + 2 * OPD_KEY_BYTES);
 	return password;
 }

@@ -18,6 +18,7 @@
 #include "common/file_perm.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "utils/builtins.h"
 
 #include "secret/keycache.h"
 #include "secret/masterkey.h"
@@ -40,8 +41,7 @@ derive_id(OpdMasterKey *key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not compute the id of the master key")));
-	for (int i = 0; i < OPD_KEY_ID_CHARS / 2; i++)
-		snprintf(key->id + 2 * i, 3, "%02x", mac[i]);
+	key->id[hex_encode((const char *) mac, OPD_KEY_ID_CHARS / 2, key->id)] = '\0';
 }
 
 /* Why may this file not hold a key? NULL when it may. */
@@ -238,7 +238,8 @@ write_private_file(const char *path, const void *bytes, size_t length)
 
 /*
  * Make a new name in a directory durable. Not by fsync_fname(), which may
- * PANIC. Some file systems cannot do it for a directory, which is no fault.
+ * PANIC, nor by files of PostgreSQL's, since a transaction may just have
+ * committed. Some file systems cannot do it for a directory, which is no fault.
  */
 static bool
 sync_directory_of(const char *path)
@@ -250,14 +251,25 @@ sync_directory_of(const char *path)
 
 	strlcpy(directory, path, sizeof(directory));
 	get_parent_directory(directory);
-	fd = OpenTransientFile(directory, O_RDONLY | PG_BINARY);
+	fd = open(directory, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
 	ok = pg_fsync(fd) == 0 || errno == EBADF || errno == EINVAL;
 	save_errno = errno;
-	CloseTransientFile(fd);
+	close(fd);
 	errno = save_errno;
 	return ok;
+}
+
+/* Raise what could not be done to a file, with errno set. */
+static void
+throw_file_failed(const char *failed, const char *file, const char *hint)
+{
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not %s the %s: %m", failed, file),
+			 errdetail_internal("secret_unavailable"),
+			 errhint("%s", hint)));
 }
 
 /*
@@ -294,14 +306,13 @@ opd_masterkey_create(const char *path)
 		failed = "sync the directory of";
 
 	if (failed != NULL)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not %s the master key file: %m", failed),
-				 errdetail_internal("secret_unavailable"),
-				 errhint("Make the directory of opdata.key_file writable for the database user and see that there is room, or name another file and reload.")));
+		throw_file_failed(failed, "master key file",
+						  "Make the directory of opdata.key_file writable for the database user and see that there is room, or name another file and reload.");
 }
 
 /* ---------------------------------------------------------- the exchange */
+
+#define KEEP_HINT "Make the directory of opdata.key_file writable for the database user and see that there is room."
 
 void
 opd_masterkey_stage(const char *path, const OpdMasterKey *key)
@@ -332,11 +343,7 @@ opd_masterkey_stage(const char *path, const OpdMasterKey *key)
 	if (failed == NULL && !sync_directory_of(path))
 		failed = "sync the directory of";
 	if (failed != NULL)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not %s the new master key file: %m", failed),
-				 errdetail_internal("secret_unavailable"),
-				 errhint("Make the directory of opdata.key_file writable for the database user and see that there is room.")));
+		throw_file_failed(failed, "new master key file", KEEP_HINT);
 }
 
 bool
@@ -350,24 +357,6 @@ opd_masterkey_is_staged(const char *path, const char *id)
 	return staged;
 }
 
-/* sync_directory_of() for where no file may be opened through PostgreSQL. */
-static bool
-sync_directory_plainly(const char *path)
-{
-	char		directory[MAXPGPATH];
-	bool		ok;
-	int			fd;
-
-	strlcpy(directory, path, sizeof(directory));
-	get_parent_directory(directory);
-	fd = open(directory, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	ok = fsync(fd) == 0 || errno == EBADF || errno == EINVAL;
-	close(fd);
-	return ok;
-}
-
 const char *
 opd_masterkey_exchange(const char *path, const char *id)
 {
@@ -379,13 +368,22 @@ opd_masterkey_exchange(const char *path, const char *id)
 	/* a file of that name has the same key */
 	if (link(path, kept) != 0 && errno != EEXIST)
 		return "keep";
-	if (!sync_directory_plainly(path))
+	if (!sync_directory_of(path))
 		return "sync the directory of";
 	if (rename(next, path) != 0)
 		return "rename";
-	if (!sync_directory_plainly(path))
+	if (!sync_directory_of(path))
 		return "sync the directory of";
 	return NULL;
+}
+
+void
+opd_masterkey_finish_exchange(const char *path, const char *id)
+{
+	const char *failed = opd_masterkey_exchange(path, id);
+
+	if (failed != NULL)
+		throw_file_failed(failed, "master key file", KEEP_HINT);
 }
 
 void

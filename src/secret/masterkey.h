@@ -99,6 +99,9 @@ extern bool opd_masterkey_is_staged(const char *path, const char *id);
  */
 extern const char *opd_masterkey_exchange(const char *path, const char *id);
 
+/* The same for who comes later: raises the errno's code (secret_unavailable). */
+extern void opd_masterkey_finish_exchange(const char *path, const char *id);
+
 /* FILE.next is not needed. Raises and allocates nothing. */
 extern void opd_masterkey_unstage(const char *path);
 

@@ -70,18 +70,9 @@ other_ids(const char *key_id)
 static void
 finish_exchange(const OpdKeySource *source, const char *old_id, const char *id)
 {
-	const char *failed;
-
 	opd_keys_lock_out_writers();
-	if (!opd_masterkey_is_staged(source->file, id))
-		return;
-	failed = opd_masterkey_exchange(source->file, old_id);
-	if (failed != NULL)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not %s the master key file: %m", failed),
-				 errdetail_internal("secret_unavailable"),
-				 errhint("Make the directory of opdata.key_file writable for the database user and see that there is room.")));
+	if (opd_masterkey_is_staged(source->file, id))
+		opd_masterkey_finish_exchange(source->file, old_id);
 }
 
 /*
