@@ -190,11 +190,7 @@ opd_sql_extension_function(const char *extension, const char *function,
 						   int n_args, const Oid *arg_types)
 {
 	static OpdStatement find = {
-		.sql = "SELECT p.oid FROM pg_catalog.pg_proc p"
-		" JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass"
-		"  AND d.objid = p.oid AND d.deptype = 'e'"
-		"  AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass"
-		" JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
+		.sql = "SELECT p.oid" OPD_SQL_MEMBERS("pg_proc", "p")
 		" WHERE p.proname = $1 AND p.proargtypes = $2 AND e.extname = $3",
 		.n_args = 3,
 		.arg_types = {NAMEOID, OIDVECTOROID, NAMEOID}

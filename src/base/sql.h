@@ -79,6 +79,16 @@ extern Datum opd_sql_datum(int row, int column, bool *isnull);
 extern void opd_sql_utility(const char *sql);
 
 /*
+ * The rows "alias" of a catalog that belong to extension e, as a FROM clause.
+ */
+#define OPD_SQL_MEMBERS(catalog, alias) \
+	" FROM pg_catalog." catalog " " alias \
+	" JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog." catalog "'::pg_catalog.regclass" \
+	"  AND d.objid = " alias ".oid AND d.deptype = 'e'" \
+	"  AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass" \
+	" JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
+
+/*
  * Object id of a function that belongs to an extension. Raises 42883 with a
  * hint when the extension is gone.
  */

@@ -22,6 +22,9 @@ static const char *const level_names[] = {
 	[OPD_ADMIN] = "admin"
 };
 
+/* An OpdLevel as SQL has it. */
+#define RANK "pg_catalog.array_position(ARRAY['reader', 'developer', 'admin'], level)"
+
 const char *
 opd_access_level_name(OpdLevel level)
 {
@@ -45,7 +48,7 @@ opd_access_has(const char *workspace_id, OpdLevel level)
 	static OpdStatement find = {
 		.sql = "SELECT 1 FROM opdata.granted"
 		" WHERE ($1 IS NULL OR workspace_id IN ($1, '*'))"
-		"  AND pg_catalog.array_position(ARRAY['reader', 'developer', 'admin'], level) >= $2"
+		"  AND " RANK " >= $2"
 		"  AND pg_catalog.pg_has_role($3, role, 'USAGE')"
 		" LIMIT 1",
 		.n_args = 3,
@@ -123,7 +126,7 @@ static int
 highest_level(const char *role, bool everywhere)
 {
 	static OpdStatement find = {
-		.sql = "SELECT COALESCE(pg_catalog.max(pg_catalog.array_position(ARRAY['reader', 'developer', 'admin'], level)), 0)"
+		.sql = "SELECT COALESCE(pg_catalog.max(" RANK "), 0)"
 		" FROM opdata.access WHERE role_name = $1 AND (NOT $2 OR workspace_id = '*')",
 		.n_args = 2,
 		.arg_types = {NAMEOID, BOOLOID}
@@ -162,22 +165,14 @@ static void
 apply_privileges(const char *role)
 {
 	static OpdStatement find_functions = {
-		.sql = "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p"
-		" JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass"
-		"  AND d.objid = p.oid AND d.deptype = 'e'"
-		"  AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass"
-		" JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
+		.sql = "SELECT p.oid::pg_catalog.regprocedure::text" OPD_SQL_MEMBERS("pg_proc", "p")
 		" WHERE e.extname = 'opdata' AND p.proname = $1"
 		"  AND p.proowner <> $2",
 		.n_args = 2,
 		.arg_types = {NAMEOID, OIDOID}
 	};
 	static OpdStatement find_views = {
-		.sql = "SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c"
-		" JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass"
-		"  AND d.objid = c.oid AND d.deptype = 'e'"
-		"  AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass"
-		" JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
+		.sql = "SELECT c.oid::pg_catalog.regclass::text" OPD_SQL_MEMBERS("pg_class", "c")
 		" WHERE e.extname = 'opdata' AND c.relkind = 'v' AND c.relname LIKE 'opdata\\_%'"
 		"  AND c.relowner <> $1",
 		.n_args = 1,
