@@ -12,6 +12,8 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 
+#include "utils/builtins.h"
+
 #include "base/limits.h"
 #include "secret/keycache.h"
 #include "wire/command.h"
@@ -23,19 +25,14 @@ typedef struct KeyAsk
 	char	   *wanted_id;		/* NULL: the current one */
 } KeyAsk;
 
-static int
-hex_digit(uint8 c)
-{
-	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 :
-		c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
+#define HEX_DIGITS "0123456789abcdefABCDEF"
 
-/* The key in what was printed; false when it is none. */
+/* The key in what was printed, behind which is a NUL; false when it is none. */
 static bool
 read_key(const uint8 *text, size_t len, uint8 key[OPD_KEY_BYTES])
 {
 	uint8		decoded[OPD_KEY_BYTES + 1];
-	bool		ok = true;
+	bool		ok;
 
 	/* a byte of the key may look like a newline; one more is none of it */
 	if (len == OPD_KEY_BYTES || (len == OPD_KEY_BYTES + 1 && text[OPD_KEY_BYTES] == '\n'))
@@ -47,16 +44,11 @@ read_key(const uint8 *text, size_t len, uint8 key[OPD_KEY_BYTES])
 		len--;
 	if (len == 2 * OPD_KEY_BYTES)
 	{
-		for (int i = 0; i < OPD_KEY_BYTES && ok; i++)
-		{
-			int			high = hex_digit(text[2 * i]);
-			int			low = hex_digit(text[2 * i + 1]);
-
-			ok = high >= 0 && low >= 0;
-			if (ok)
-				key[i] = (uint8) (high << 4 | low);
-		}
-		return ok;
+		/* checked before, since hex_decode() raises */
+		if (strspn((const char *) text, HEX_DIGITS) < len)
+			return false;
+		(void) hex_decode((const char *) text, len, (char *) key);
+		return true;
 	}
 	/* 32 bytes in base64: 43 characters and a pad */
 	ok = len == 44 && text[43] == '=' && text[42] != '=' && EVP_DecodeBlock(decoded, text, (int) len) == OPD_KEY_BYTES + 1;
@@ -82,7 +74,6 @@ on_done(void *arg, const OpdCommandResult *result)
 	{
 		opd_masterkey_set(&key, bytes);
 		OPENSSL_cleanse(bytes, sizeof(bytes));
-		ask->public.id = pstrdup(key.id);
 		if (ask->wanted_id == NULL || strcmp(ask->wanted_id, key.id) == 0)
 		{
 			if (!opd_keycache_put(&key, ask->wanted_id == NULL))

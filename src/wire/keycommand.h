@@ -15,7 +15,6 @@ typedef struct OpdKeyAsk
 {
 	bool		done;			/* the loop may stop turning */
 	char	   *problem;		/* a sentence without a period; NULL: the key is in the cache */
-	char	   *id;				/* of the key that came */
 } OpdKeyAsk;
 
 /*
