@@ -271,9 +271,8 @@ convex_facts(OpdJson *warnings)
 
 /* Is it suspended, and what is demanded of what comes in and leaves? */
 static Jsonb *
-boundary_facts(OpdJson *warnings)
+boundary_facts(TimestampTz since, OpdJson *warnings)
 {
-	TimestampTz since = opd_suspension_since();
 	OpdJson		json;
 
 	if (since != 0)
@@ -298,13 +297,15 @@ opdata_status(PG_FUNCTION_ARGS)
 {
 	char	   *installed = sql_version();
 	OpdHealth	health = opd_health_now();
+	TimestampTz suspended_since;
 	Jsonb	   *parts[6];
 	OpdJson		warnings;
 	OpdJson		json;
 
 	opd_caller_require(NULL, OPD_READER);
+	suspended_since = opd_suspension_since();
 	/* also while no worker has noticed yet, or all of them start anew */
-	if (opd_suspension_since() != 0)
+	if (suspended_since != 0)
 		health |= opd_health_suspended();
 	opd_json_begin_array(&warnings);
 	if (installed == NULL || strcmp(installed, OPD_VERSION) != 0)
@@ -317,7 +318,7 @@ opdata_status(PG_FUNCTION_ARGS)
 	parts[2] = temporal_facts(&warnings);
 	parts[3] = opd_conf_wants_token() ? opd_tokencell_facts() : NULL;
 	parts[4] = convex_facts(&warnings);
-	parts[5] = boundary_facts(&warnings);
+	parts[5] = boundary_facts(suspended_since, &warnings);
 
 	opd_json_begin_object(&json);
 	opd_json_add_bool(&json, "healthy", health == 0);
