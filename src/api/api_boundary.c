@@ -20,7 +20,7 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "conf/conf.h"
-#include "secret/jwe.h"
+#include "secret/jwk.h"
 #include "store/egress.h"
 #include "store/keys.h"
 #include "store/policy.h"
@@ -128,7 +128,7 @@ opdata_trust_recipient(PG_FUNCTION_ARGS)
 	opd_caller_require(OPD_ALL_WORKSPACES, OPD_ADMIN);
 	opd_caller_require_writing();
 	label = opd_argument_id("label", PG_GETARG_TEXT_PP(1));
-	if (!opd_jwe_check_recipient(JsonbToCString(NULL, &jwk->root, VARSIZE(jwk)), &recipient, &problem))
+	if (!opd_jwk_check_recipient(JsonbToCString(NULL, &jwk->root, VARSIZE(jwk)), &recipient, &problem))
 		throw_bad_argument(psprintf("this is no public key that previews can be sealed to: %s", problem),
 						   "Give a JWK like {\"kty\": \"EC\", \"crv\": \"P-256\", \"x\": \"...\", \"y\": \"...\"}.");
 	opd_policy_trust(label, recipient.kid, opd_json_parse_object(recipient.jwk, strlen(recipient.jwk)));

@@ -249,3 +249,19 @@ opd_json_string(const JsonbValue *value)
 	Assert(value->type == jbvString);
 	return pnstrdup(value->val.string.val, value->val.string.len);
 }
+
+bool
+opd_json_has(const Jsonb *object, const char *key)
+{
+	JsonbValue	v;
+
+	return opd_json_find(object, key, &v);
+}
+
+char *
+opd_json_find_string(const Jsonb *object, const char *key)
+{
+	JsonbValue	v;
+
+	return opd_json_find(object, key, &v) && v.type == jbvString ? opd_json_string(&v) : NULL;
+}

@@ -64,4 +64,8 @@ extern bool opd_json_find(const Jsonb *object, const char *key, JsonbValue *valu
 /* Copy of a string value, NUL-terminated, in the current memory context. */
 extern char *opd_json_string(const JsonbValue *value);
 
+/* Is there a member of that name, and the copy of one that is a string: else NULL. */
+extern bool opd_json_has(const Jsonb *object, const char *key);
+extern char *opd_json_find_string(const Jsonb *object, const char *key);
+
 #endif							/* OPD_JSON_H */

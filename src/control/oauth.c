@@ -10,7 +10,6 @@
 
 #include <math.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -22,6 +21,7 @@
 #include "base/text.h"
 #include "control/answer.h"
 #include "control/oauth.h"
+#include "secret/base64url.h"
 
 /* A token that does not say how long it lasts. */
 #define DEFAULT_LIFETIME_S	300
@@ -155,22 +155,12 @@ claims_of(const char *token)
 	const char *begin = strchr(token, '.');
 	const char *end = begin ? strchr(begin + 1, '.') : NULL;
 	size_t		len = end ? end - begin - 1 : 0;
-	char	   *base64;
 	uint8	   *decoded;
-	int			n;
 
 	if (len == 0)
 		return NULL;
-	/* base64url without padding (RFC 7515, appendix C) */
-	base64 = palloc(len + 4);
-	memcpy(base64, begin + 1, len);
-	for (size_t i = 0; i < len; i++)
-		base64[i] = base64[i] == '-' ? '+' : base64[i] == '_' ? '/' : base64[i];
-	for (n = 0; len % 4 != 0; n++)
-		base64[len++] = '=';
-	decoded = palloc(len);
-	len = Max(EVP_DecodeBlock(decoded, (unsigned char *) base64, (int) len), n) - n;
-	return opd_json_parse_object(decoded, len);
+	decoded = opd_base64url_decode(pnstrdup(begin + 1, len), &len);
+	return decoded != NULL ? opd_json_parse_object(decoded, len) : NULL;
 }
 
 /* Three parts, of which the first is a JSON object in base64url. */

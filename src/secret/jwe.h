@@ -8,8 +8,7 @@
  * token never decides how it is opened: its header is compared with this list. The
  * cryptography is OpenSSL's.
  *
- * Keys are JSON Web Keys (RFC 7517) as text. A key's id is its thumbprint (RFC
- * 7638) by SHA-256. What is returned is in the current memory context.
+ * What is returned is in the current memory context.
  *
  * src/secret/jwe.h
  *-------------------------------------------------------------------------
@@ -17,19 +16,14 @@
 #ifndef OPD_JWE_H
 #define OPD_JWE_H
 
+#include "secret/jwk.h"
+
 /* A token that could be one of ours. */
 typedef struct OpdJwe
 {
 	char	   *parts[5];		/* header, key, iv, ciphertext, tag: base64url */
 	char	   *kid;			/* NULL: the header has none */
 } OpdJwe;
-
-/* A key that somebody else gave us. */
-typedef struct OpdJwk
-{
-	char	   *jwk;			/* {"kty","crv","x","y"}, nothing else */
-	char	   *kid;			/* thumbprint */
-} OpdJwk;
 
 /*
  * Take a token apart and look at everything in it but the ciphertext. False, and
@@ -48,14 +42,5 @@ extern char *opd_jwe_open(const OpdJwe *jwe, const char *private_jwk);
  * Encrypt to a recipient. Returns a token; raises XX000 when OpenSSL cannot.
  */
 extern char *opd_jwe_seal(const OpdJwk *recipient, const char *plaintext, size_t len);
-
-/* Make a key pair on P-256: the private JWK, and the public part of it. */
-extern char *opd_jwe_generate(OpdJwk *public_part);
-
-/*
- * Is this a public key that can be encrypted to? False, and why in *problem. A
- * private key is refused too: who gives one has made it known.
- */
-extern bool opd_jwe_check_recipient(const char *jwk, OpdJwk *recipient, const char **problem);
 
 #endif							/* OPD_JWE_H */

@@ -51,7 +51,7 @@ describe(const OpdJwk *key)
 			opd_json_add_string(&json, members[i], opd_json_string(&v));
 	}
 	opd_json_add_string(&json, "use", "enc");
-	opd_json_add_string(&json, "alg", "ECDH-ES+A256KW");
+	opd_json_add_string(&json, "alg", OPD_JWK_ALG);
 	opd_json_add_string(&json, "kid", key->kid);
 	return opd_json_end_object(&json);
 }
@@ -99,7 +99,7 @@ make_pair(const OpdKeySource *keys)
 	Datum		values[4];
 
 	opd_keys_for_writing(keys, &key);
-	private_jwk = opd_jwe_generate(&public_part);
+	private_jwk = opd_jwk_generate(&public_part);
 	identity = private_key_identity(public_part.kid);
 	values[0] = CStringGetTextDatum(public_part.kid);
 	values[1] = JsonbPGetDatum(describe(&public_part));

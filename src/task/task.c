@@ -333,7 +333,7 @@ find_recipient(Task *task)
 									   "Give the public key of a recipient that was registered with opdata_trust_recipient()."));
 	}
 	jwk = JsonbValueToJsonb(&v);
-	if (!opd_jwe_check_recipient(JsonbToCString(NULL, &jwk->root, VARSIZE(jwk)), recipient, &problem))
+	if (!opd_jwk_check_recipient(JsonbToCString(NULL, &jwk->root, VARSIZE(jwk)), recipient, &problem))
 		opd_error_throw(opd_error_hint(opd_error_new(OPD_UNSUPPORTED, "the preview cannot be sealed to \"sealTo\": %s", problem),
 									   "Give a public JWK: {\"kty\": \"EC\", \"crv\": \"P-256\", \"x\": ..., \"y\": ...}"));
 	if (task->spec.require_sealed_preview && !opd_policy_trusts(recipient->kid))
