@@ -172,7 +172,7 @@ static const char *const reading_functions[] = {
  */
 static const char *const row_functions[] = {
 	"to_json*", "row_to_json*", "json*_agg*", "json*_build_*", "array_agg", "any_value", "min", "max",
-	"concat", "quote_literal", "quote_nullable", "record_*", "hash_record*", "hstore*", "st_as*"
+	"concat", "quote_literal", "quote_nullable", "record_*", "hash_record*", "pg_column_size", "hstore*", "st_as*"
 };
 
 /* Relations that hold values of other tables' columns, or texts of statements. */

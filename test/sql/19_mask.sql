@@ -130,6 +130,13 @@ INSERT INTO attempt (query) SELECT unnest(ARRAY['SELECT id FROM person QUALIFY e
 SELECT verdict(look('masked', query)) AS verdict, count(*) FROM attempt GROUP BY 1 ORDER BY 1;
 -- those that are not refused
 SELECT query, look('masked', query) AS masked FROM attempt WHERE verdict(look('masked', query)) <> 'refused' ORDER BY n;
+-- of all the functions there are that take a whole row, also those of later versions, one that is let through tells nothing of its values
+CREATE VIEW row_function AS SELECT DISTINCT proname::text AS name, proname ~ '^any.*_out$' OR proname IN ('count', 'num_nulls', 'num_nonnulls', 'pg_typeof', 'pg_collation_for', 'pg_column_compression', 'pg_column_toast_chunk_id',
+	'first_value', 'last_value', 'lag', 'lead', 'mode', 'rank', 'dense_rank', 'percent_rank', 'cume_dist') OR proname LIKE 'pg_restore_%' AS harmless
+	FROM pg_proc WHERE pronargs >= 1 AND pronargs - pronargdefaults <= 1 AND prorettype <> ALL ('{internal,trigger}'::regtype[])
+	AND proargtypes[0]::regtype::text = ANY ('{record,"\"any\"",anyelement,anynonarray,anycompatible,anycompatiblenonarray}');
+SELECT count(*) > 25 AS many, count(*) FILTER (WHERE harmless) > 15 AS harmless FROM row_function;
+SELECT name, harmless, verdict(rows) FROM row_function, look('masked', format('SELECT p.%I FROM person AS p', name)) AS rows WHERE verdict(rows) ~ CASE WHEN harmless THEN '^(LEAK|\*)' ELSE '^(?!refused)' END;
 -- without rules most of them give the value itself
 SELECT count(*) > 150 AS most FROM attempt WHERE holds_canary(look('clear', query));
 
