@@ -54,6 +54,7 @@ waiting_and_ended();
 rows_that_cannot_be_read();
 steps_that_fail();
 steps_that_are_the_last();
+two_databases();
 older_dumps();
 command_and_file();
 copies();
@@ -114,9 +115,9 @@ sub beside
 # Ids of the keys of all rows, and how many connections can be read.
 sub rows_of
 {
-	my ($node) = @_;
+	my ($node, $dbname) = @_;
 
-	return $node->safe_psql('postgres', q{
+	return $node->safe_psql($dbname // 'postgres', q{
 		select (select string_agg(distinct key_id, ' ') from
 				(select key_id from opdata.connection union all select key_id from opdata.sealing_key) k)
 			|| ' ' || (select count(opdata_preview(id, 'select 1')) from opdata_connections
@@ -377,7 +378,7 @@ sub rows_that_cannot_be_read
 
 # From the making of the new file on, the process that exchanges the key counts its
 # calls on the key's folder and on the write-ahead log. FAULT_FILE: "kill N", or the
-# number of an error, a space, and N. Each call is noted.
+# number of an error, a space, and N; or the name of a call instead of N. Each is noted.
 sub make_fault
 {
 	my ($source_file, $library) = map { "$folder/fault.$_" } qw(c so);
@@ -404,7 +405,7 @@ sub make_fault
 static int armed;
 static int n_steps;
 static char what[16];
-static int at;
+static char at[24];
 
 static void
 arm(void)
@@ -414,11 +415,11 @@ arm(void)
 
 	armed = 1;
 	n_steps = 0;
-	at = 0;
+	at[0] = 0;
 	if (fd < 0)
 		return;
 	if (syscall(SYS_read, fd, text, sizeof(text) - 1) > 0)
-		sscanf(text, "%15s %d", what, &at);
+		sscanf(text, "%15s %23[^\\n]", what, at);
 	syscall(SYS_close, fd);
 }
 
@@ -436,7 +437,7 @@ step(const char *name)
 	snprintf(line, sizeof(line), "%s\\n", name);
 	syscall(SYS_write, fd, line, strlen(line));
 	syscall(SYS_close, fd);
-	if (n_steps != at)
+	if (n_steps != atoi(at) && strcmp(name, at) != 0)
 		return 0;
 	if (strcmp(what, "kill") == 0)
 		syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
@@ -600,6 +601,14 @@ sub steps_that_fail
 	return;
 }
 
+# The server starts again by itself.
+sub wait_until_back
+{
+	wait_until(sub { my $up; eval { $up = $agent->psql('postgres', 'select 1') }; return defined $up && $up == 0; })
+	  or die 'the server did not come back';
+	return;
+}
+
 # At each of its calls the process is killed, which takes the whole server with it.
 sub steps_that_are_the_last
 {
@@ -625,8 +634,7 @@ sub steps_that_are_the_last
 		my $name = "killed at call $n, $steps[-1]";
 		is(scalar(@steps), $n, "$name: it is that call");
 		$seen{ $steps[-1] }++;
-		wait_until(sub { my $up; eval { $up = $agent->psql('postgres', 'select 1') }; return defined $up && $up == 0; })
-		  or die 'the server did not come back';
+		wait_until_back();
 		unlink "$folder/fault";
 
 		my $rows = rows_of($agent);
@@ -651,6 +659,74 @@ sub steps_that_are_the_last
 	unlink "$folder/fault";
 	is_deeply([ sort keys %seen ], [ sort keys %{ { map { $_ => 1 } @files_before, @files_after, 'sync the log', 'write the log' } } ], 'calls of every kind were the last');
 	is_whole($old, 3, 'after all that');
+	return;
+}
+
+# One file of the cluster, and rows of two databases.
+sub two_databases
+{
+	my @databases = ('postgres', 'other');
+	my ($out, $err, @steps);
+
+	$agent->safe_psql('postgres', 'create database other');
+	$agent->safe_psql('other', 'create extension opdata cascade');
+	$agent->safe_psql('other', store_sql($_)) foreach qw(a b c);
+	$agent->safe_psql('other', 'select opdata_public_key()');
+	my $old = slurp_file("$keys/opdata.key");
+	is(rows_of($agent, $_), id_of($old) . ' 3', "one key for the rows of database $_") foreach @databases;
+
+	my $key = make_key();
+	$agent->safe_psql('other', rotate_sql());
+	is(rows_of($agent, 'other'), id_of($key) . ' 3', 'it is exchanged in one of them');
+	is(rows_of($agent), id_of($old) . ' 3', 'the rows of the other have theirs, and can be read');
+	$agent->safe_psql('postgres', store_sql('a'));
+	is(rows_of($agent), join(' ', sort(id_of($old), id_of($key))) . ' 3', 'what is written there has the new one');
+
+	# killed after its commit, before the files are exchanged
+	steps();
+	$key = make_key();
+	write_file("$folder/fault", 'kill link');
+	eval { $agent->psql('other', rotate_sql(), stdout => \$out, stderr => \$err); };
+	wait_until_back();
+	unlink "$folder/fault";
+	@steps = steps();
+	is($steps[-1], 'link', 'killed in one database before the key is in its place');
+	is(beside("$keys/opdata.key"), '.next', 'beside which it lies');
+	is(rows_of($agent, 'other'), id_of($key) . ' 3', 'and is the one of the rows there');
+	my $next = make_key();
+	rotate();
+	is(rows_of($agent), id_of($next) . ' 3', 'then the key is exchanged in the other database');
+	is(hex_in("$keys/opdata.key"), unpack('H*', $next), 'and is in its place');
+	is(rows_of($agent, 'other'), id_of($key) . ' 3', 'the rows of the first can be read still');
+	is(warned(), '', 'no key is missing');
+
+	# both at once, ten times
+	my %rotations;
+	foreach my $dbname (@databases)
+	{
+		my ($said, $complaint) = ('', '');
+		my @files = map { "$folder/$dbname.$_" } 1 .. 10;
+
+		make_key($_) foreach @files;
+		my $handle = IPC::Run::start(
+			[ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-d', $agent->connstr($dbname), map { ('-c', rotate_sql($_) . "->'rows'") } @files ],
+			'<', \undef, '>', \$said, '2>', \$complaint);
+		$rotations{$dbname} = { handle => $handle, said => \$said, complaint => \$complaint, last => $files[-1] };
+	}
+	foreach my $dbname (@databases)
+	{
+		my $rotation = $rotations{$dbname};
+
+		$rotation->{handle}->finish;
+		like(${ $rotation->{said} }, qr/\A(?:\d\n){10}\z/, "ten exchanges in database $dbname while the other has its own")
+		  or diag(${ $rotation->{complaint} });
+	}
+	is(rows_of($agent, $_), id_of(slurp_file($rotations{$_}{last})) . ' 3', "database $_: all can be read, under the last of them") foreach @databases;
+	is(beside("$keys/opdata.key"), '', 'there is no other key');
+
+	$agent->safe_psql('postgres', 'drop database other');
+	make_key();
+	rotate();
 	return;
 }
 
