@@ -21,6 +21,7 @@
 #include "base/limits.h"
 #include "conf/conf.h"
 #include "secret/jwk.h"
+#include "secret/redact.h"
 #include "store/egress.h"
 #include "store/keys.h"
 #include "store/policy.h"
@@ -125,6 +126,8 @@ opdata_trust_recipient(PG_FUNCTION_ARGS)
 	const char *problem;
 	OpdJson		json;
 
+	/* whoever takes the private key for the public one should not find it in the log */
+	opd_redact_statement();
 	opd_caller_require(OPD_ALL_WORKSPACES, OPD_ADMIN);
 	opd_caller_require_writing();
 	label = opd_argument_id("label", PG_GETARG_TEXT_PP(1));

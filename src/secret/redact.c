@@ -30,10 +30,11 @@
 /* What takes the place of the statement. */
 static const char hidden_statement[] = "<statement with credentials, hidden by opdata>";
 
-/* Functions that take a credential as an argument. */
+/* Functions that take a credential as an argument, be it by mistake: a private key. */
 static const char *const credential_functions[] = {
 	"opdata_store_creds",
 	"opdata_test",
+	"opdata_trust_recipient",
 };
 
 static emit_log_hook_type next_emit_log_hook;

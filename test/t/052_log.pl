@@ -211,6 +211,10 @@ my @roads = (
 		q{select opdata_test('%P'::jsonb, '%C')}
 	],
 	[ 'a syntax error', q{select opdata_store_creds('r', '%P') frm nowhere at all} ],
+	[
+		'a private key in the place of the public one',
+		q{select opdata_trust_recipient('{"kty": "EC", "crv": "P-256", "x": "%C", "y": "%C", "d": "%C"}', 'me')}
+	],
 	[ 'a syntax error at the password', q{select opdata_store_creds('r', '%P' '%C')} ],
 	[ 'a literal that is not closed', q{select opdata_store_creds('r', '%P} ],
 	[
