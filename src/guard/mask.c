@@ -101,6 +101,46 @@ matches(const char *pattern, const char *text)
 	return *pattern == '\0';
 }
 
+/* Names of types that people write otherwise than the source prints them. */
+static const char *const type_names[][2] = {
+	{"smallint", "int2"}, {"integer", "int4"}, {"integer", "int"}, {"bigint", "int8"},
+	{"real", "float4"}, {"double precision", "float8"}, {"numeric", "decimal"}, {"boolean", "bool"},
+	{"character varying", "varchar"}, {"character", "char"}, {"character", "bpchar"}, {"bit varying", "varbit"},
+	{"timestamp without time zone", "timestamp"}, {"timestamp with time zone", "timestamptz"},
+	{"time without time zone", "time"}, {"time with time zone", "timetz"}
+};
+
+/* "numeric(10,2)[]" -> "numeric[]" */
+static char *
+without_modifier(const char *type)
+{
+	const char *begin = strchr(type, '(');
+	const char *end = begin != NULL ? strchr(begin, ')') : NULL;
+
+	return end != NULL ? psprintf("%.*s%s", (int) (begin - type), type, end + 1) : pstrdup(type);
+}
+
+/* Does the pattern match a type, as the source prints it, by any of its names? */
+static bool
+matches_type(const char *pattern, const char *type)
+{
+	char	   *bare = without_modifier(type);
+	const char *dot = strrchr(bare, '.');
+
+	if (matches(pattern, type) || matches(pattern, bare) || (dot != NULL && matches(pattern, dot + 1)))
+		return true;
+	for (int i = 0; i < (int) lengthof(type_names); i++)
+	{
+		size_t		length = strlen(type_names[i][0]);
+
+		if (strncmp(bare, type_names[i][0], length) == 0 &&
+			(bare[length] == '\0' || bare[length] == '[') &&
+			matches(pattern, psprintf("%s%s", type_names[i][1], bare + length)))
+			return true;
+	}
+	return false;
+}
+
 bool
 opd_mask_covers(const OpdMask *mask, const char *column, const char *type)
 {
@@ -109,10 +149,30 @@ opd_mask_covers(const OpdMask *mask, const char *column, const char *type)
 		const OpdMaskRule *rule = &mask->rules[i];
 
 		if (matches(rule->column_pattern, column) &&
-			(rule->type_pattern == NULL || (type != NULL && matches(rule->type_pattern, type))))
+			(rule->type_pattern == NULL || (type != NULL && matches_type(rule->type_pattern, type))))
 			return true;
 	}
 	return false;
+}
+
+static bool
+pattern_equal(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+bool
+opd_mask_equal(const OpdMask *a, const OpdMask *b)
+{
+	if (a->n_rules != b->n_rules)
+		return false;
+	for (int i = 0; i < a->n_rules; i++)
+	{
+		if (!pattern_equal(a->rules[i].column_pattern, b->rules[i].column_pattern) ||
+			!pattern_equal(a->rules[i].type_pattern, b->rules[i].type_pattern))
+			return false;
+	}
+	return true;
 }
 
 /* Shortest name that our scanner may have cut, by whole characters. */

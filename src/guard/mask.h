@@ -44,6 +44,9 @@ typedef struct OpdMask
  */
 extern bool opd_mask_covers(const OpdMask *mask, const char *column, const char *type);
 
+/* Do both have the same rules, in the same order? */
+extern bool opd_mask_equal(const OpdMask *a, const OpdMask *b);
+
 /*
  * What a query does with a masked column that it may not do; NULL: nothing. The
  * tree is of a statement that the guard has let through.

@@ -189,6 +189,23 @@ SELECT shown($$SELECT 'x'::text AS a, 'x'::varchar AS ab, 1 AS abc, 'x'::text AS
 SELECT shown('SELECT 1.5 AS x, 1.5::numeric(10,2) AS y, 1 AS z'), shown('SELECT home FROM vault.person'), shown('SELECT null::vault.place, null::text');
 SELECT detail FROM outcome($$SELECT shown('SELECT upper(a) FROM (SELECT ''x''::text AS a) AS x')$$);
 SELECT opdata_unmask('patterns', 'a*'), opdata_unmask('patterns', '*'), opdata_unmask('patterns', '*');
+-- by any of its names, with a length or not; a domain is what it is of
+CREATE FUNCTION hides(pattern text, expression text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+	value text;
+BEGIN
+	PERFORM opdata_mask('patterns', '*', null, pattern);
+	value := shown('SELECT ' || expression || ' AS a') ->> 0;
+	PERFORM opdata_unmask('patterns', '*');
+	RETURN value = '***';
+END
+$$;
+SELECT expression, string_agg(pattern, ', ' ORDER BY n) FILTER (WHERE hides) AS hidden_by, string_agg(pattern, ', ' ORDER BY n) FILTER (WHERE NOT hides) AS not_by
+	FROM (VALUES (1, '''x''::varchar(3)', 'varchar VARCHAR varchar* character*varying character*(3) text char character'), (2, '1', 'int int4 integer INT* ?nt4 int8 bigint'), (3, '1::smallint', 'smallint int2 int* int4'), (4, '1::bigint', 'int8 bigint int'),
+		(5, '1.5::numeric(4,1)', 'numeric decimal numeric(4* dec'), (6, '1::real', 'real float4 float* float8'), (7, '1::float8', 'double* float8 float4'), (8, 'true', 'bool boolean'), (9, 'timestamptz(3) ''2026-01-01 00:00Z''', 'timestamptz timestamp* timestamp'),
+		(10, 'timestamp ''2026-01-01 00:00''', 'timestamp timestamptz'), (11, 'ARRAY[''x'']::varchar(9)[]', 'varchar[] varchar* varchar'), (12, '''x''::char(2)', 'char bpchar character varchar'), (13, 'ROW(''a'', ''b'')::vault.place', 'place vault.place *place text'), (14, '''YES''::information_schema.yes_or_no', 'varchar yes_or_no')) AS v(i, expression, patterns),
+	regexp_split_to_table(patterns, ' ') WITH ORDINALITY AS p(pattern, n), hides(pattern, expression) AS hides GROUP BY i, expression ORDER BY i;
 SELECT shown('SELECT 1.5 AS a');
 
 -- rules of one connection, of all workspaces, of nobody else
