@@ -69,14 +69,14 @@ open_credential(const OpdConnection *connection, OpdCredential *credential)
 	read_credential(connection->type, json, credential);
 }
 
-/* The payload that was given, opened if it is sealed. */
+/* The payload that was given, opened if it is sealed; NULL for "use": to test it. */
 static Jsonb *
-take_payload(Jsonb *given)
+take_payload(Jsonb *given, const OpdSealedUse *use)
 {
 	JsonbValue	v;
 	OpdKeySource keys = opd_json_find(given, "sealed", &v) ? opd_caller_keys(NULL) : opd_conf_keys();
 	Jsonb	   *payload;
-	OpdError   *error = opd_sealing_take(given, opd_conf_require_sealed(), &keys, &payload);
+	OpdError   *error = opd_sealing_take(given, opd_conf_require_sealed(), &keys, use, &payload);
 
 	if (error != NULL)
 		opd_error_throw(error);
@@ -164,7 +164,7 @@ opdata_store_creds(PG_FUNCTION_ARGS)
 									   "Give the payload."));
 	opd_caller_require(change.workspace_id, OPD_DEVELOPER);
 	opd_caller_require_not_suspended();
-	payload = take_payload(PG_GETARG_JSONB_P(1));
+	payload = take_payload(PG_GETARG_JSONB_P(1), &(OpdSealedUse) {change.workspace_id, change.id});
 
 	/* an error below says the same for a missing key, before anything is sent */
 	record = opd_jobs_begin("store", change.id, change.workspace_id);
@@ -261,7 +261,7 @@ opdata_test_payload(PG_FUNCTION_ARGS)
 	opd_caller_require(NULL, OPD_DEVELOPER);
 	opd_caller_require_not_suspended();
 	record = opd_jobs_begin("test", NULL, NULL);
-	read_credential(text_to_cstring(PG_GETARG_TEXT_PP(1)), take_payload(PG_GETARG_JSONB_P(0)), &credential);
+	read_credential(text_to_cstring(PG_GETARG_TEXT_PP(1)), take_payload(PG_GETARG_JSONB_P(0), NULL), &credential);
 	result = run_test(&credential, &error);
 	record.error_code = error ? opd_error_name(error->code) : NULL;
 	opd_jobs_write(&record);

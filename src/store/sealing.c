@@ -12,6 +12,7 @@
 
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
 #include "base/json.h"
@@ -238,8 +239,41 @@ open_token(const OpdJwe *token, const OpdKeySource *keys, bool *known)
 	return plaintext;
 }
 
+/*
+ * Take what is said of the use out of the credentials, of which it is none. False if
+ * that is another one.
+ */
+static bool
+take_use(Jsonb **plain, const OpdSealedUse *use)
+{
+	const struct
+	{
+		const char *key;
+		const char *value;
+	}			members[] = {
+		{"workspaceId", use != NULL ? use->workspace_id : NULL},
+		{"connectionId", use != NULL ? use->connection_id : NULL}
+	};
+	bool		right = true;
+
+	for (int i = 0; i < (int) lengthof(members); i++)
+	{
+		const char *said = opd_json_find_string(*plain, members[i].key);
+		Jsonb	   *before = *plain;
+
+		if (!opd_json_has(before, members[i].key))
+			continue;
+		if (use != NULL && (said == NULL || members[i].value == NULL || strcmp(said, members[i].value) != 0))
+			right = false;
+		*plain = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(before), CStringGetTextDatum(members[i].key)));
+		OPENSSL_cleanse(before, VARSIZE(before));
+	}
+	return right;
+}
+
 OpdError *
-opd_sealing_take(const Jsonb *payload, bool required, const OpdKeySource *keys, Jsonb **plain)
+opd_sealing_take(const Jsonb *payload, bool required, const OpdKeySource *keys,
+				 const OpdSealedUse *use, Jsonb **plain)
 {
 	JsonbValue	v;
 	OpdJwe		token;
@@ -274,6 +308,13 @@ opd_sealing_take(const Jsonb *payload, bool required, const OpdKeySource *keys, 
 		OPENSSL_cleanse(*plain, VARSIZE(*plain));
 		*plain = NULL;
 		return cannot_open("what was sealed is sealed once more");
+	}
+	if (!take_use(plain, use))
+	{
+		OPENSSL_cleanse(*plain, VARSIZE(*plain));
+		*plain = NULL;
+		return opd_error_hint(opd_error_new(OPD_UNSEALING_FAILED, "the sealed credentials are for another use: they name the connection or workspace that they are for"),
+							  "Store them as the connection, and in the workspace, that was sealed with them.");
 	}
 	return NULL;
 }

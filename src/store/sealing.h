@@ -28,13 +28,22 @@ extern Jsonb *opd_sealing_public_key(const OpdKeySource *keys);
  */
 extern Jsonb *opd_sealing_rotate(const OpdKeySource *keys, const Interval *overlap);
 
+/* What sealed credentials are to be used as; NULL: as none that is stored. */
+typedef struct OpdSealedUse
+{
+	const char *workspace_id;
+	const char *connection_id;
+} OpdSealedUse;
+
 /*
  * The payload to work with: what was sealed if it is {"sealed": "<compact JWE>"},
- * else itself, which is an error (sealed_required) where sealing is demanded.
- * Returns NULL, or the error.
+ * else itself, which is an error (sealed_required) where sealing is demanded. Who
+ * seals may name the connection, its workspace, or both beside the credentials
+ * ("connectionId", "workspaceId"), and it is an error to use them as another; to
+ * test them (use is NULL) never is. Returns NULL, or the error.
  */
 extern OpdError *opd_sealing_take(const Jsonb *payload, bool required, const OpdKeySource *keys,
-								  Jsonb **plain);
+								  const OpdSealedUse *use, Jsonb **plain);
 
 /* Delete pairs that have ended. Returns how many there were. */
 extern uint64 opd_sealing_prune(void);

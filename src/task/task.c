@@ -121,21 +121,21 @@ read_credential(Task *task, const char *type, const Jsonb *payload)
 		opd_error_throw(error);
 }
 
-/* The payload of the input, opened if it is sealed. */
+/* The payload of the input, opened if it is sealed; NULL for "use": to test it. */
 static Jsonb *
-take_payload(Task *task)
+take_payload(Task *task, const OpdSealedUse *use)
 {
 	Jsonb	   *payload;
-	OpdError   *error = opd_sealing_take(input_credentials(task), task->spec.require_sealed, &task->spec.keys, &payload);
+	OpdError   *error = opd_sealing_take(input_credentials(task), task->spec.require_sealed, &task->spec.keys, use, &payload);
 
 	if (error != NULL)
 		opd_error_throw(error);
 	return payload;
 }
 
-/* The credential to work with: of a stored connection, or in the input. */
+/* The credential to work with: of a stored connection, or in the input for this use. */
 static void
-open_credential(Task *task)
+open_credential(Task *task, const OpdSealedUse *use)
 {
 	char	   *id = input_string(task, "connectionId", OPD_ID_MAX_CHARS);
 	char	   *type = input_string(task, "type", OPD_ID_MAX_CHARS);
@@ -144,7 +144,7 @@ open_credential(Task *task)
 
 	if (id == NULL)
 	{
-		read_credential(task, type != NULL ? type : "postgres", take_payload(task));
+		read_credential(task, type != NULL ? type : "postgres", take_payload(task, use));
 		return;
 	}
 	task->record.connection_id = id;
@@ -234,7 +234,7 @@ store_begin(Task *task)
 	if (!claim(task))
 		return;
 
-	payload = take_payload(task);
+	payload = take_payload(task, &(OpdSealedUse) {change->workspace_id, change->id});
 	read_credential(task, change->type, payload);
 	change->safe_metadata = opd_credential_safe_metadata(&task->credential);
 	change->payload = JsonbToCString(NULL, &payload->root, VARSIZE(payload));
@@ -290,7 +290,7 @@ store_record(Task *task)
 static void
 test_begin(Task *task)
 {
-	open_credential(task);
+	open_credential(task, NULL);
 }
 
 /* A bad source is the result of a test, not its failure. */
@@ -356,7 +356,7 @@ preview_begin(Task *task)
 	task->query = input_string(task, "sql", 0);
 	if (task->query == NULL)
 		opd_error_throw(opd_error_new(OPD_STATEMENT_NOT_ALLOWED, "the input lacks \"sql\""));
-	open_credential(task);
+	open_credential(task, &(OpdSealedUse) {NULL, NULL});
 	refusal = opd_policy_refusal(task->record.workspace_id, 0);
 	if (refusal != NULL)
 		opd_error_throw(refusal);

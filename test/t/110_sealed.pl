@@ -71,6 +71,7 @@ credentials_by_each_tool();
 read_only($standby);
 previews_by_each_tool();
 keys_that_are_none();
+bound();
 rotation();
 required();
 required_previews();
@@ -573,6 +574,45 @@ sub required
 	is(code_of(run('testCredentialsWorkflow', { connectionId => 'shop' })), 'ok', 'what was stored before is used');
 	is(code_of(preview('select 1')), 'ok', 'for previews, too');
 	ok(json($agent, 'select opdata_status()')->{boundary}{requireSealed}, 'the status tells');
+	return;
+}
+
+# Who seals may say what for: nobody on the way can use it as something else.
+sub bound
+{
+	my $n_connections = value('select count(*) from opdata.connection');
+	my $token = sub { return sealed($tools[ $_[0] ]->seal($key, $json->encode({ %$credentials, @_[ 1 .. $#_ ] }))) };
+	my $store = sub {
+		my ($payload, $id, $workspace) = @_;
+		return failure_of(run('storeCredsWorkflow', { connectionId => $id, workspaceId => $workspace, type => 'postgres', credentials => $payload }));
+	};
+	my $both = $token->(0, connectionId => 'bound', workspaceId => 'vault');
+
+	is($store->($both, 'bound', 'elsewhere'), 'unsealing_failed, final', 'sealed for one workspace, not stored in another');
+	is($store->($both, 'other', 'vault'), 'unsealing_failed, final', 'nor as another connection');
+	is($store->($both, 'bound', undef), 'unsealing_failed, final', 'nor where none is named');
+	is($store->($token->(1, workspaceId => 'vault'), 'bound', 'vault2'), 'unsealing_failed, final', 'a workspace alone can be named');
+	is($store->($token->(2, connectionId => 'bound'), 'bound2', 'vault'), 'unsealing_failed, final', 'or a connection');
+	is($store->($token->(0, workspaceId => $_), 'bound', 'vault'), 'unsealing_failed, final', 'what is no name is none: ' . canonical([$_]))
+	  foreach undef, 1, '', ['vault'], 'Vault';
+	is(failure_of(run('previewQueryWorkflow', { sql => 'select 1', type => 'postgres', credentials => $_ })),
+		'unsealing_failed, final', 'nor is it used for a preview, of no workspace')
+	  foreach $both, $token->(0, connectionId => 'bound'), $token->(0, workspaceId => 'vault');
+	my $error = error_of($agent, store_sql('other', $both, ", workspace_id => 'vault'"));
+	is("$error->{code} $error->{sqlstate}", 'unsealing_failed 22023', 'nor in SQL as another');
+	like($error->{hint}, qr/sealed with them/, 'with a hint');
+	is(value('select count(*) from opdata.connection'), $n_connections, 'nothing was stored');
+
+	is(verdict($both), 'ok', 'it can be tested');
+	is(code_of(run('testCredentialsWorkflow', { type => 'postgres', credentials => $both })), 'ok', 'by a workflow too');
+	is($store->($both, 'bound', 'vault'), 'ok', 'and stored as what it is for');
+	is(stored('bound'), canonical($credentials), 'of which nothing is kept among the credentials');
+	is(code_of(run('previewQueryWorkflow', { connectionId => 'bound', sql => 'select 1' })), 'ok', 'which works');
+	value(store_sql('bound', $both, ", workspace_id => 'vault'"));
+	is(stored('bound'), canonical($credentials), 'in SQL the same');
+	is(error_of($agent, store_sql('bound', { %$credentials, workspaceId => 'vault' }, ", workspace_id => 'vault'"))->{code},
+		'invalid_credentials', 'what is not sealed takes no such key');
+	value(q{select opdata_delete('bound')});
 	return;
 }
 
