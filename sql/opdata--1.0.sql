@@ -189,9 +189,10 @@ REVOKE ALL ON TABLE opdata.egress_limit FROM PUBLIC;
 COMMENT ON TABLE opdata.egress_limit IS 'how many previews and rows may leave a workspace within 24 hours';
 
 /*
- * One row for each preview that was sent away, chained by hashes: "hash" is of
- * all that stands in the row, prev_hash included, which is the hash of the row
- * before. "seq" has no gap.
+ * One row for each preview that was sent away, and for each that failed while the
+ * source ran it, since that tells something too: then with an error_code and no
+ * rows. Chained by hashes: "hash" is of all that stands in the row, prev_hash
+ * included, which is the hash of the row before. "seq" has no gap.
  */
 CREATE TABLE opdata.egress (
 	seq bigint NOT NULL PRIMARY KEY,
@@ -208,12 +209,13 @@ CREATE TABLE opdata.egress (
 	byte_count bigint NOT NULL,
 	masked_columns integer NOT NULL,
 	sealed_to text,
+	error_code text,
 	prev_hash text NOT NULL,
 	hash text NOT NULL
 );
 CREATE INDEX egress_sent_at_idx ON opdata.egress (sent_at);
 REVOKE ALL ON TABLE opdata.egress FROM PUBLIC;
-COMMENT ON TABLE opdata.egress IS 'previews that were sent to the control plane, in a chain of hashes';
+COMMENT ON TABLE opdata.egress IS 'previews that were sent to the control plane, or failed on the source, in a chain of hashes';
 
 CREATE FUNCTION opdata.egress_hash(e opdata.egress)
 RETURNS text
@@ -227,7 +229,7 @@ AS $$
 				THEN (EXTRACT(epoch FROM (e).sent_at) OPERATOR(pg_catalog.*) 1000000)::bigint END,
 			(e).workspace_id, (e).connection_id, (e).host, (e).requested_by,
 			(e).workflow_id, (e).run_id, (e).activity_id, (e).query,
-			(e).row_count, (e).byte_count, (e).masked_columns, (e).sealed_to, (e).prev_hash)::text,
+			(e).row_count, (e).byte_count, (e).masked_columns, (e).sealed_to, (e).error_code, (e).prev_hash)::text,
 		'UTF8')), 'hex')
 $$;
 REVOKE ALL ON FUNCTION opdata.egress_hash(opdata.egress) FROM PUBLIC;
@@ -375,12 +377,12 @@ COMMENT ON VIEW @extschema@.opdata_jobs IS 'running and finished jobs: metadata 
 CREATE VIEW @extschema@.opdata_egress WITH (security_barrier) AS
 	SELECT seq, sent_at, workspace_id, connection_id, host, requested_by,
 		workflow_id, run_id, activity_id, query, row_count, byte_count, masked_columns,
-		sealed_to, prev_hash, hash
+		sealed_to, error_code, prev_hash, hash
 	FROM opdata.egress
 	WHERE workspace_id OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v)
 		OR '*' OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v);
 REVOKE ALL ON TABLE @extschema@.opdata_egress FROM PUBLIC;
-COMMENT ON VIEW @extschema@.opdata_egress IS 'previews that were sent to the control plane';
+COMMENT ON VIEW @extschema@.opdata_egress IS 'previews that were sent to the control plane, or failed on the source';
 
 /*
  * The functions run their own SQL as the owner of the tables (src/base/sql.c

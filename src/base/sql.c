@@ -176,6 +176,13 @@ opd_sql_bool(int row, int column)
 	return DatumGetBool(fixed_value(row, column));
 }
 
+Datum
+opd_sql_parameter(const char *text, char *null)
+{
+	*null = text != NULL ? ' ' : 'n';
+	return text != NULL ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
 void
 opd_sql_utility(const char *sql)
 {

@@ -72,6 +72,9 @@ extern bool opd_sql_bool(int row, int column);
 /* The same as a Datum, copied there; *isnull set. */
 extern Datum opd_sql_datum(int row, int column, bool *isnull);
 
+/* A text, or null, as a parameter; sets its place in SPI's array. */
+extern Datum opd_sql_parameter(const char *text, char *null);
+
 /*
  * Run a utility statement, which takes no parameters: every name in it must be
  * quoted, and nothing in it may be a secret.

@@ -289,6 +289,7 @@ on_described(void *arg, OpdError *error)
 	opd_pgconn_add_streamed(conn, opd_previewsql_wrap(job->verdict.statement, job->description, job->masked),
 							on_row, job);
 	opd_pgconn_add(conn, "ROLLBACK", 0, NULL, NULL, NULL);
+	job->public.ran = true;
 	opd_session_run(job->session, on_rows, job);
 }
 

@@ -17,6 +17,7 @@
 typedef struct OpdPreviewJob
 {
 	bool		done;			/* the loop may stop turning */
+	bool		ran;			/* the source was told to run the statement: what comes of it may depend on rows */
 	OpdError   *error;			/* why there is no result, or NULL */
 	Jsonb	   *result;
 	int			n_rows;

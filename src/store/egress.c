@@ -19,9 +19,9 @@
 #include "store/egress.h"
 #include "store/policy.h"
 
-/* Hold the head, which is made by whoever comes first. */
-static void
-lock_head(void)
+/* The head is made by whoever comes first. */
+void
+opd_egress_hold(void)
 {
 	static OpdStatement make = {
 		.sql = "INSERT INTO opdata.egress_head (seq, hash) VALUES (0, '') ON CONFLICT DO NOTHING"
@@ -30,11 +30,15 @@ lock_head(void)
 		.sql = "SELECT 1 FROM opdata.egress_head FOR UPDATE"
 	};
 
+	OpdSqlScope scope;
+
+	opd_sql_begin(&scope);
 	if (opd_sql_run(&lock, NULL, NULL) == 0)
 	{
 		(void) opd_sql_run(&make, NULL, NULL);
 		(void) opd_sql_run(&lock, NULL, NULL);
 	}
+	opd_sql_end(&scope);
 }
 
 OpdError *
@@ -42,44 +46,40 @@ opd_egress_append(const OpdEgress *entry)
 {
 	static OpdStatement append = {
 		.sql = "WITH entry AS ("
-		"  SELECT ROW(h.seq + 1, pg_catalog.clock_timestamp(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+		"  SELECT ROW(h.seq + 1, pg_catalog.clock_timestamp(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"   h.hash, '')::opdata.egress AS e FROM opdata.egress_head h"
 		"   WHERE NOT EXISTS (SELECT FROM opdata.suspension)),"
 		" hashed AS (SELECT (e).*, opdata.egress_hash(e) AS new_hash FROM entry),"
 		" inserted AS ("
 		"  INSERT INTO opdata.egress"
 		"  SELECT seq, sent_at, workspace_id, connection_id, host, requested_by, workflow_id, run_id, activity_id,"
-		"   query, row_count, byte_count, masked_columns, sealed_to, prev_hash, new_hash FROM hashed"
+		"   query, row_count, byte_count, masked_columns, sealed_to, error_code, prev_hash, new_hash FROM hashed"
 		"  RETURNING seq, hash)"
 		" UPDATE opdata.egress_head h SET seq = i.seq, hash = i.hash FROM inserted i",
-		.n_args = 12,
-		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, INT4OID, TEXTOID}
+		.n_args = 13,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+		INT4OID, INT8OID, INT4OID, TEXTOID, TEXTOID}
 	};
 	const char *const texts[] = {
 		entry->workspace_id, entry->connection_id, entry->host, entry->requested_by,
 		entry->workflow_id, entry->run_id, entry->activity_id, entry->query
 	};
-	Datum		values[12];
-	char		nulls[12] = "            ";
+	Datum		values[13];
+	char		nulls[13];
 	OpdSqlScope scope;
 	OpdError   *refusal;
 	bool		suspended;
 
+	memset(nulls, ' ', sizeof(nulls));
 	for (int i = 0; i < (int) lengthof(texts); i++)
-	{
-		values[i] = texts[i] ? CStringGetTextDatum(texts[i]) : (Datum) 0;
-		nulls[i] = texts[i] ? ' ' : 'n';
-	}
+		values[i] = opd_sql_parameter(texts[i], &nulls[i]);
 	values[8] = Int32GetDatum(entry->n_rows);
 	values[9] = Int64GetDatum(entry->n_bytes);
 	values[10] = Int32GetDatum(entry->n_masked);
-	values[11] = entry->sealed_to ? CStringGetTextDatum(entry->sealed_to) : (Datum) 0;
-	nulls[11] = entry->sealed_to ? ' ' : 'n';
+	values[11] = opd_sql_parameter(entry->sealed_to, &nulls[11]);
+	values[12] = opd_sql_parameter(entry->error_code, &nulls[12]);
 
-	opd_sql_begin(&scope);
-	lock_head();
-	opd_sql_end(&scope);
-	/* now that nobody else can use up what is left */
+	/* nobody else can use up what is left */
 	refusal = opd_policy_refusal(entry->workspace_id, entry->n_rows);
 	if (refusal != NULL)
 		return refusal;

@@ -15,7 +15,7 @@
 #include "base/error.h"
 #include "utils/jsonb.h"
 
-/* A preview that leaves. NULL is what is not known. */
+/* A preview that leaves, or the failure of one. NULL is what is not known. */
 typedef struct OpdEgress
 {
 	const char *workspace_id;
@@ -30,10 +30,17 @@ typedef struct OpdEgress
 	int64		n_bytes;
 	int			n_masked;
 	const char *sealed_to;		/* thumbprint of the recipient's key */
+	const char *error_code;		/* NULL: rows leave */
 } OpdEgress;
 
 /*
- * Append a row, unless the limits forbid it or the agent is suspended: NULL, or
+ * Hold the end of the log until the transaction is over: what is decided then, by
+ * what has committed before, is decided in the order of the log.
+ */
+extern void opd_egress_hold(void);
+
+/*
+ * Append a row to the log, which is held, unless the limits forbid it or the agent is suspended: NULL, or
  * egress_denied or suspended, and nothing was written.
  */
 extern OpdError *opd_egress_append(const OpdEgress *entry);

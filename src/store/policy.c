@@ -15,13 +15,6 @@
 #include "base/sql.h"
 #include "store/policy.h"
 
-static Datum
-text_or_null(const char *text, char *is_null)
-{
-	*is_null = text == NULL ? 'n' : ' ';
-	return text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
-}
-
 /* Before opd_sql_begin(), inside of which the owner is the current user. */
 static Datum
 caller(NameData *name)
@@ -37,12 +30,13 @@ opd_policy_mask_of(const char *workspace_id, const char *connection_id)
 {
 	static OpdStatement find = {
 		.sql = "SELECT DISTINCT column_pattern, type_pattern FROM opdata.mask"
-		" WHERE $1 IS NULL OR (workspace_id IN ($1, '*') AND (connection_id IS NULL OR connection_id = $2))",
+		" WHERE $1 IS NULL OR (workspace_id IN ($1, '*') AND (connection_id IS NULL OR connection_id = $2))"
+		" ORDER BY column_pattern, type_pattern",
 		.n_args = 2,
 		.arg_types = {TEXTOID, TEXTOID}
 	};
 	char		nulls[2];
-	Datum		values[] = {text_or_null(workspace_id, &nulls[0]), text_or_null(connection_id, &nulls[1])};
+	Datum		values[] = {opd_sql_parameter(workspace_id, &nulls[0]), opd_sql_parameter(connection_id, &nulls[1])};
 	OpdMask    *mask = palloc0(sizeof(OpdMask));
 	MemoryContext context = CurrentMemoryContext;
 	OpdSqlScope scope;
@@ -73,7 +67,7 @@ opd_policy_add_mask(const char *workspace_id, const char *column_pattern,
 	char		nulls[5] = "     ";
 	Datum		values[] = {
 		CStringGetTextDatum(workspace_id), CStringGetTextDatum(column_pattern),
-		text_or_null(connection_id, &nulls[2]), text_or_null(type_pattern, &nulls[3]), caller(&added_by)
+		opd_sql_parameter(connection_id, &nulls[2]), opd_sql_parameter(type_pattern, &nulls[3]), caller(&added_by)
 	};
 	OpdSqlScope scope;
 
@@ -93,7 +87,7 @@ opd_policy_remove_masks(const char *workspace_id, const char *column_pattern, co
 	};
 	char		nulls[3] = "   ";
 	Datum		values[] = {
-		CStringGetTextDatum(workspace_id), CStringGetTextDatum(column_pattern), text_or_null(connection_id, &nulls[2])
+		CStringGetTextDatum(workspace_id), CStringGetTextDatum(column_pattern), opd_sql_parameter(connection_id, &nulls[2])
 	};
 	OpdSqlScope scope;
 	uint64		n;
@@ -143,7 +137,7 @@ opd_policy_refusal(const char *workspace_id, int n_rows)
 		.arg_types = {TEXTOID, INT4OID}
 	};
 	char		nulls[2] = "  ";
-	Datum		values[] = {text_or_null(workspace_id, &nulls[0]), Int32GetDatum(n_rows)};
+	Datum		values[] = {opd_sql_parameter(workspace_id, &nulls[0]), Int32GetDatum(n_rows)};
 	OpdSqlScope scope;
 	bool		refused;
 	bool		off = false;

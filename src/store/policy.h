@@ -14,7 +14,8 @@
 #include "utils/jsonb.h"
 
 /*
- * The mask for a connection, in the current memory context. Without a workspace
+ * The mask for a connection, in the current memory context, its rules in an order of
+ * their own. Without a workspace
  * (NULL), for credentials that are not stored, all rules there are: who has seen
  * such credentials before could else go round the rules of the connection that they
  * were stored as.

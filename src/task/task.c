@@ -45,6 +45,7 @@ typedef struct TaskType
 	void		(*start_job) (Task *task);	/* on the loop; NULL when there is none */
 	bool		(*job_done) (Task *task, OpdError **error);	/* why it failed */
 	void		(*record) (Task *task); /* in a transaction */
+	void		(*record_failure) (Task *task); /* the same, beside the job's record; may be NULL */
 } TaskType;
 
 struct Task
@@ -327,7 +328,7 @@ find_recipient(Task *task)
 
 	if (!opd_json_find(task->spec.input, "sealTo", &v) || v.type == jbvNull)
 	{
-		if (!task->spec.require_sealed_preview)
+		if (!task->spec.require_sealed_preview())
 			return NULL;
 		opd_error_throw(opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "previews leave only sealed, and the input lacks \"sealTo\""),
 									   "Give the public key of a recipient that was registered with opdata_trust_recipient()."));
@@ -336,7 +337,7 @@ find_recipient(Task *task)
 	if (!opd_jwk_check_recipient(JsonbToCString(NULL, &jwk->root, VARSIZE(jwk)), recipient, &problem))
 		opd_error_throw(opd_error_hint(opd_error_new(OPD_UNSUPPORTED, "the preview cannot be sealed to \"sealTo\": %s", problem),
 									   "Give a public JWK: {\"kty\": \"EC\", \"crv\": \"P-256\", \"x\": ..., \"y\": ...}"));
-	if (task->spec.require_sealed_preview && !opd_policy_trusts(recipient->kid))
+	if (task->spec.require_sealed_preview() && !opd_policy_trusts(recipient->kid))
 		opd_error_throw(opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "previews are only sealed to registered recipients"),
 									   "Run in the agent's database: SELECT opdata_trust_recipient('<the public key>', '<a name>');"));
 	return recipient;
@@ -374,6 +375,10 @@ static bool
 preview_done(Task *task, OpdError **error)
 {
 	*error = task->preview->error;
+	/* the SQLSTATE of a division by a masked column would be its value, in plain */
+	if (*error != NULL && task->preview->ran && task->spec.require_sealed_preview())
+		*error = opd_error_hint(opd_error_new((*error)->code, "the statement failed on the source; previews leave only sealed, and so why is not told"),
+								"Try the statement with psql on the source, or in the agent's database with opdata_preview().");
 	return task->preview->done;
 }
 
@@ -391,11 +396,20 @@ seal_result(const Jsonb *result, const OpdJwk *recipient)
 	return opd_json_end_object(&json);
 }
 
-/* It leaves if the log has it. */
-static void
-preview_record(Task *task)
+/* Would it be begun so under the rules of now? */
+static bool
+is_still_allowed(Task *task)
 {
-	OpdEgress	egress = {
+	if (!opd_mask_equal(task->mask, opd_policy_mask_of(task->record.workspace_id, task->record.connection_id)))
+		return false;
+	return !task->spec.require_sealed_preview() ||
+		(task->recipient != NULL && opd_policy_trusts(task->recipient->kid));
+}
+
+static OpdEgress
+egress_of(Task *task)
+{
+	return (OpdEgress) {
 		.workspace_id = task->record.workspace_id,
 		.connection_id = task->record.connection_id,
 		.host = task->credential.host,
@@ -403,22 +417,55 @@ preview_record(Task *task)
 		.workflow_id = task->spec.key.workflow_id,
 		.run_id = task->spec.key.run_id,
 		.activity_id = task->spec.key.activity_id,
-		.query = task->query,
-		.n_rows = task->preview->n_rows,
-		.n_bytes = task->preview->n_bytes,
-		.n_masked = task->preview->n_masked,
-		.sealed_to = task->recipient != NULL ? task->recipient->kid : NULL
+		.query = task->query
 	};
+}
+
+/* It leaves if the log has it. */
+static void
+preview_record(Task *task)
+{
+	OpdEgress	egress = egress_of(task);
 	/* before the end of the log is locked */
 	Jsonb	   *result = task->recipient != NULL ? seal_result(task->preview->result, task->recipient) : task->preview->result;
-	OpdError   *refusal = opd_egress_append(&egress);
+	OpdError   *refusal;
 
+	egress.n_rows = task->preview->n_rows;
+	egress.n_bytes = task->preview->n_bytes;
+	egress.n_masked = task->preview->n_masked;
+	egress.sealed_to = task->recipient != NULL ? task->recipient->kid : NULL;
+	opd_egress_hold();
+	refusal = is_still_allowed(task) ? opd_egress_append(&egress) :
+		opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "what may leave was changed while the preview ran"),
+					   "Ask for it again.");
 	if (refusal != NULL)
 		opd_error_throw(refusal);
 	task->record.n_rows = task->preview->n_rows;
 	task->record.n_bytes = task->preview->n_bytes;
 	opd_jobs_finish(&task->spec.key, &task->record, NULL);
 	succeed(task, result);
+}
+
+/*
+ * No rows leave, but that it failed may tell something of them: the log has it too,
+ * and it counts.
+ */
+static void
+preview_record_failure(Task *task)
+{
+	OpdEgress	egress = egress_of(task);
+	OpdError   *refusal;
+
+	if (task->preview == NULL || !task->preview->ran)
+		return;
+	egress.error_code = task->record.canceled ? "canceled" : task->record.error_code;
+	opd_egress_hold();
+	refusal = opd_egress_append(&egress);
+	if (refusal != NULL && !task->record.canceled)
+	{
+		task->public.error = refusal;
+		task->record.error_code = opd_error_name(refusal->code);
+	}
 }
 
 /* ----------------------------------------------------- delete connection */
@@ -441,10 +488,10 @@ delete_begin(Task *task)
 /* --------------------------------------------------------------- the task */
 
 static const TaskType task_types[] = {
-	{"storeCreds", "store", true, store_begin, test_start, store_test_done, store_record},
-	{"testCredentials", "test", false, test_begin, test_start, test_done, test_record},
-	{"previewQuery", "preview", true, preview_begin, preview_start, preview_done, preview_record},
-	{"deleteConnection", "delete", true, delete_begin, NULL, NULL, NULL},
+	{"storeCreds", "store", true, store_begin, test_start, store_test_done, store_record, NULL},
+	{"testCredentials", "test", false, test_begin, test_start, test_done, test_record, NULL},
+	{"previewQuery", "preview", true, preview_begin, preview_start, preview_done, preview_record, preview_record_failure},
+	{"deleteConnection", "delete", true, delete_begin, NULL, NULL, NULL, NULL},
 };
 
 static const TaskType *
@@ -507,8 +554,11 @@ record_failure(void *arg)
 	Task	   *task = arg;
 
 	/* one that was claimed meanwhile by another worker is left to that */
-	if (task->claimed || opd_jobs_claim(&task->spec.key, &task->record) == NULL)
-		opd_jobs_finish(&task->spec.key, &task->record, NULL);
+	if (!task->claimed && opd_jobs_claim(&task->spec.key, &task->record) != NULL)
+		return;
+	if (task->type->record_failure != NULL)
+		task->type->record_failure(task);
+	opd_jobs_finish(&task->spec.key, &task->record, NULL);
 }
 
 /*

@@ -36,7 +36,8 @@ typedef struct OpdTaskSpec
 	bool		by_schedule;	/* its workflow was started by a schedule or cron */
 	const char *requested_by;	/* identity of the client that started it; NULL: not known */
 	bool		require_sealed; /* plaintext credentials are refused */
-	bool		require_sealed_preview; /* previews leave sealed to a trusted recipient, or not at all */
+	bool		(*require_sealed_preview) (void);	/* previews leave sealed to a trusted recipient, or not at
+												 * all; asked again before one does */
 	const char *org_id;			/* the agent's */
 	OpdKeySource keys;
 	OpdHostPolicy policy;

@@ -49,7 +49,7 @@ opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdWorkOrder *order)
 	spec->by_schedule = order->by_schedule;
 	spec->requested_by = order->requested_by != NULL ? clean_id(order->requested_by) : NULL;
 	spec->require_sealed = opd_conf_require_sealed();
-	spec->require_sealed_preview = opd_conf_require_sealed_preview();
+	spec->require_sealed_preview = opd_conf_require_sealed_preview;
 	spec->org_id = agent->conf->org_id;
 	spec->keys = agent->keys;
 	spec->tell = agent->conf->convex_url[0] != '\0';

@@ -260,7 +260,7 @@ END
 $$;
 SELECT opdata_public_key() ->> 'kty' AS kty;
 SELECT opdata_mask('a', 'secret'), opdata_limit('a', 100, NULL);
-INSERT INTO opdata.egress VALUES (1, '2026-01-05', 'a', 'shop', 'h', 'r', 'w', 'r', '1', 'q', 0, 0, 0, NULL, '', 'x');
+INSERT INTO opdata.egress VALUES (1, '2026-01-05', 'a', 'shop', 'h', 'r', 'w', 'r', '1', 'q', 0, 0, 0, NULL, NULL, '', 'x');
 INSERT INTO opdata.egress_head (seq, hash) VALUES (1, 'x');
 INSERT INTO opdata.outbox (function, args) VALUES ('f', '{}');
 INSERT INTO opdata.agent (system_identifier, timeline) VALUES ('1', 1);

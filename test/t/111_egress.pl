@@ -106,6 +106,8 @@ limits();
 limits_at_once();
 many_at_once();
 sql_is_no_egress();
+failures();
+changed_meanwhile();
 row_comes_first();
 killed_before_the_answer();
 append_only();
@@ -324,7 +326,7 @@ sub computed_chain
 	{
 		my $text = '[' . join(', ', map { printed($row->{$_}, $is_number{$_}) }
 			  qw(seq us workspace_id connection_id host requested_by workflow_id run_id activity_id query
-			  row_count byte_count masked_columns sealed_to prev_hash)) . ']';
+			  row_count byte_count masked_columns sealed_to error_code prev_hash)) . ']';
 
 		$n++;
 		return "row $n is row $row->{seq}" if $row->{seq} != $n;
@@ -349,7 +351,8 @@ sub the_log
 		'a preview that leaves has a row') or diag($json->encode($ended));
 	ok($row->{requested_by}, 'with who asked');
 	is($row->{requested_by}, $started->{attributes}{identity}, 'which is the identity of the client');
-	is($row->{byte_count}, psql('select octet_length($j$' . $json->encode($ended->{result}) . '$j$::jsonb::text)'),
+	my $result = $json->encode($ended->{result}) =~ s/("durationMs":)([\d.]+)/sprintf('%s%.3f', $1, $2)/er;
+	is($row->{byte_count}, psql("select octet_length(\$j\$$result\$j\$::jsonb::text)"),
 		'and the bytes of the result as jsonb');
 	is(job($ended->{workflow_id})->{byte_count}, $row->{byte_count}, 'as its job has it');
 
@@ -371,14 +374,14 @@ sub the_log
 	{
 		isnt(code_of(preview(@$bad)), 'ok', "@$bad fails");
 	}
-	is(n_logged(), $rows, 'what failed is not logged');
+	is(n_logged(), $rows, 'what failed before the source ran it is not logged');
 
 	is(computed_chain(), $rows, 'the chain is what Perl computes');
 	is( psql(q{
 			select count(*) filter (where hash = encode(sha256(convert_to(jsonb_build_array(seq,
 				(extract(epoch from sent_at) * 1000000)::bigint, workspace_id, connection_id, host, requested_by,
 				workflow_id, run_id, activity_id, query, row_count, byte_count, masked_columns, sealed_to,
-				prev_hash)::text, 'UTF8')), 'hex')) - count(*) from opdata_egress}),
+				error_code, prev_hash)::text, 'UTF8')), 'hex')) - count(*) from opdata_egress}),
 		0, 'and what SQL computes');
 	is_whole('and it is whole');
 	is_deeply(status()->{egress}, { rows => $rows + 0, head => verified()->{head} }, 'the status has its head');
@@ -516,6 +519,101 @@ sub sql_is_no_egress
 	return;
 }
 
+# A statement that fails with one row and not with another tells which it is.
+sub failures
+{
+	my $n = n_logged();
+	my $sql = q{select 1 / (case when email like 'canary-1%' then 0 else 1 end) from person where id = 1};
+	my $ended = preview('here', $sql);
+	my ($row) = logged($n);
+
+	is(failure_of($ended), 'query_failed, final', 'a statement fails while the source runs it') or diag($json->encode($ended));
+	like($ended->{error}{message}, qr/22012/, 'with the SQLSTATE');
+	is_deeply(
+		[ @$row{qw(workspace_id connection_id workflow_id query row_count byte_count masked_columns sealed_to error_code)} ],
+		[ 'here', 'here', $ended->{workflow_id}, $sql, 0, 0, 0, undef, 'query_failed' ],
+		'the log has it');
+	limit('here', undef, used('here', 'sum(row_count)'));
+	is_refused(n_rows('here', 1), qr/more rows would leave/, 'one is refused for its number of rows');
+	is((logged($n + 1))[0]{error_code}, 'egress_denied', 'the log has that too');
+
+	limit('here', used('here', 'count(*)') + 2, undef);
+	$ended = $client->execute_many(
+		workflows => [ map { { workflow('previewQueryWorkflow', connectionId => 'here', sql => "select 1 / 0, $_ from pg_sleep(0.1)") } } 1 .. 6 ]);
+	my %codes;
+	$codes{ code_of($_) }++ foreach @$ended;
+	is_deeply(\%codes, { query_failed => 2, egress_denied => 4 }, 'of 6 that fail at once with a limit of 2, 2 say so');
+	my $visits = n_visits();
+	is_refused(preview('here', $sql), qr/as many previews as may/, 'then no other may fail');
+	is(n_visits(), $visits, 'nor is the source asked');
+	limit('here', undef, undef);
+
+	# who takes it back has seen how long it took
+	my %workflow = workflow('previewQueryWorkflow', connectionId => 'here', sql => 'select pg_sleep(9)');
+	$n = n_logged();
+	$client->start(%workflow);
+	$source->poll_query_until('postgres', q{select count(*) = 1 from pg_stat_activity where wait_event = 'PgSleep'}) or die 'it does not run';
+	$client->cancel(workflow_id => $workflow{workflow_id});
+	$client->result(workflow_id => $workflow{workflow_id});
+	ok(wait_until(sub { n_logged() == $n + 1 }, $soon), 'one that is cancelled is logged');
+	is((logged($n))[0]{error_code}, 'canceled', 'as such');
+
+	psql('alter system set opdata.require_sealed_preview = on');
+	psql(q{select opdata_trust_recipient(opdata_public_key(), 'agent')});
+	$agent->reload;
+	ok(wait_until(sub { code_of(preview('here', 'select 1')) eq 'egress_denied' }, $soon), 'previews leave only sealed');
+	$ended = preview('here', $sql, sealTo => value('select opdata_public_key()'));
+	is(code_of($ended), 'query_failed', 'one that fails does so in plain');
+	unlike($json->encode($ended), qr/22012/, 'but does not say why');
+	psql('alter system reset opdata.require_sealed_preview');
+	$agent->reload;
+	ok(wait_until(sub { code_of(preview('here', 'select 1')) eq 'ok' }, $soon), 'previews leave in plain again');
+	psql(q{select opdata_distrust_recipient('agent')});
+	is(computed_chain(), n_logged(), 'the chain is what Perl computes');
+	is_whole('and it is whole');
+	return;
+}
+
+# While a preview waits for a lock on the source.
+sub changed_meanwhile
+{
+	my $lock = $source->background_psql('postgres');
+	my $key = value('select opdata_public_key()');
+
+	psql(q{alter system set opdata.require_sealed_preview = on});
+	psql(q{select opdata_trust_recipient(opdata_public_key(), 'agent')});
+	$agent->reload;
+	ok(wait_until(sub { code_of(preview('here', 'select 1')) eq 'egress_denied' }, $soon), 'previews leave only to whom one trusts');
+	foreach my $case (
+		[ 'a mask', q{select opdata_mask('here', '*phone')}, q{select opdata_unmask('here', '*phone')} ],
+		[ 'a mask of all workspaces', q{select opdata_mask('*', '*phone', null, 'int*')}, q{select opdata_unmask('*', '*phone')} ],
+		[ 'a recipient', q{select opdata_distrust_recipient('agent')}, q{select opdata_trust_recipient(opdata_public_key(), 'agent')} ])
+	{
+		my ($what, $change, $undo) = @$case;
+		my %workflow = workflow('previewQueryWorkflow', connectionId => 'here', sql => 'select phone from person limit 1', sealTo => $key);
+		my $n = n_logged();
+
+		$lock->query_safe('begin; lock table person');
+		my $ticket = $client->send('execute', %workflow);
+		$source->poll_query_until('postgres', q{select count(*) = 1 from pg_stat_activity where usename = 'reader' and wait_event_type = 'Lock'})
+		  or die 'it does not wait';
+		psql($change);
+		$lock->query_safe('rollback');
+		is_refused({ %{ $client->receive($ticket) }, workflow_id => $workflow{workflow_id} }, qr/was changed while the preview ran/,
+			"$what that is changed while a preview runs counts");
+		is_deeply([ map { $_->{error_code} } logged($n) ], ['egress_denied'], 'and the log has that');
+		psql($undo);
+		is(code_of(run('previewQueryWorkflow', connectionId => 'here', sql => 'select phone from person limit 1', sealTo => $key)), 'ok', 'after that it leaves');
+	}
+	$lock->quit;
+	psql(q{alter system reset opdata.require_sealed_preview});
+	psql(q{select opdata_distrust_recipient('agent')});
+	$agent->reload;
+	ok(wait_until(sub { code_of(preview('here', 'select 1')) eq 'ok' }, $soon), 'previews leave in plain again');
+	is_whole('the log is whole');
+	return;
+}
+
 # The row is there before the answer is.
 sub row_comes_first
 {
@@ -614,7 +712,7 @@ sub tampering
 	my %columns = (
 		seq => "$n + 100",
 		sent_at => "sent_at + interval '1 microsecond'",
-		(map { ($_ => "coalesce($_, '') || 'x'") } qw(workspace_id connection_id host requested_by workflow_id run_id activity_id query sealed_to)),
+		(map { ($_ => "coalesce($_, '') || 'x'") } qw(workspace_id connection_id host requested_by workflow_id run_id activity_id query sealed_to error_code)),
 		(map { ($_ => "$_ + 1") } qw(row_count byte_count masked_columns)),
 		prev_hash => q{'' || repeat('0', 64)},
 		hash => q{repeat('0', 64)});
@@ -655,7 +753,7 @@ sub tampering
 	is(found("truncate $e"), '1 removed', 'or truncated');
 	is(found("delete from $e where seq = 6; update $e set seq = 1 - seq where seq > 6; update $e set seq = -seq where seq < 0"), '6 altered', 'one is deleted and the gap closed');
 
-	my $all = 'sent_at, workspace_id, connection_id, host, requested_by, workflow_id, run_id, activity_id, query, row_count, byte_count, masked_columns, sealed_to';
+	my $all = 'sent_at, workspace_id, connection_id, host, requested_by, workflow_id, run_id, activity_id, query, row_count, byte_count, masked_columns, sealed_to, error_code';
 	is(found("update $e set seq = -seq where seq in (5, 9); update $e set seq = 14 + seq where seq < 0"), '5 altered', 'two rows are swapped, by their numbers');
 	is( found("update $e a set ($all) = (select $all from $e b where b.seq = 14 - a.seq) where seq in (5, 9)"),
 		'5 altered', 'or by what they say');
