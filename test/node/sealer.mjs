@@ -5,12 +5,15 @@
 //	{op: "generate", crv}                     a private JWK
 //	{op: "seal", jwk, plaintext, header}      a token; the header is protected
 //	{op: "open", jwk, token}                  the plaintext
+//	{op: "sealInBrowser", jwk, plaintext}     a token, without "jose"
 //
 // The answer is {value} or {error}.
 
 import { createInterface } from 'node:readline';
 
 import { CompactEncrypt, base64url, compactDecrypt, exportJWK, generateKeyPair, importJWK } from 'jose';
+
+import { seal as sealInBrowser } from './webcrypto.mjs';
 
 const alg = 'ECDH-ES+A256KW';
 
@@ -37,6 +40,10 @@ const ops = {
 		const { plaintext } = await compactDecrypt(token, await importJWK(jwk, alg));
 
 		return new TextDecoder().decode(plaintext);
+	},
+
+	async sealInBrowser({ jwk, plaintext }) {
+		return sealInBrowser(jwk, plaintext);
 	}
 };
 

@@ -286,6 +286,12 @@ sub credentials_by_each_tool
 		value(q{select opdata_delete('by workflow')});
 	}
 
+	my $browser = sealed($tools[1]->seal_in_browser($key, $plaintext));
+	is(verdict($browser), 'ok', 'what WebCrypto has sealed is opened');
+	value(store_sql('browser', $browser));
+	is(stored('browser'), canonical($credentials), 'and stored');
+	value(q{select opdata_delete('browser')});
+
 	# What is in the token counts as if it had been given plain.
 	my $error = error_of($agent, test_sql(sealed($tools[0]->seal($key, qq({"host": "h", "pasword": "$secret"})))));
 	is("$error->{code} $error->{sqlstate}", 'invalid_credentials 22023', 'a sealed payload with a typing error');

@@ -238,6 +238,13 @@ our @ISA = ('Opdata::Jose::Process');
 
 sub name { return "Node's jose"; }
 
+# Without jose, by what a browser has.
+sub seal_in_browser
+{
+	my ($self, $jwk, $plaintext) = @_;
+	return $self->ask('sealInBrowser', jwk => $jwk, plaintext => Opdata::Jose::Process::as_text($plaintext));
+}
+
 sub command
 {
 	return (Opdata::Temporal::program('OPD_NODE'), "$FindBin::RealBin/../node/sealer.mjs");
