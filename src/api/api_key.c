@@ -3,7 +3,7 @@
  * api_key.c
  *	  opdata_rotate_key(): another master key for every row.
  *
- *		lock out writers -> FILE.next -> encrypt every row -> commit -> exchange the files
+ *		lock out writers -> FILE.ID, FILE.next -> encrypt every row -> commit -> exchange the files
  *
  * Whatever happens at any point, each row's key is in one of the two files: before
  * the commit FILE has the key of all rows, after it FILE.next has. Who meets the
@@ -123,12 +123,11 @@ static int64
 exchange(const OpdKeySource *keys, bool by_command, const OpdMasterKey *new_key, char *old_id)
 {
 	static bool registered;
-	OpdMasterKey old_key;
+	OpdMasterKey *old_key = make_room_for_key();
 	int64		n_rows;
 
-	read_old_key(keys, &old_key);
-	opd_masterkey_wipe(&old_key);
-	strlcpy(old_id, old_key.id, OPD_KEY_ID_CHARS + 1);
+	read_old_key(keys, old_key);
+	strlcpy(old_id, old_key->id, OPD_KEY_ID_CHARS + 1);
 	if (!by_command && strcmp(old_id, new_key->id) == 0)
 		throw_rotation("the new key is the one that is in use", "Make another one as the database user: (umask 077; openssl rand -out FILE 32)");
 	if (!registered)
@@ -137,10 +136,12 @@ exchange(const OpdKeySource *keys, bool by_command, const OpdMasterKey *new_key,
 	opd_keys_note_exchange(true);
 	if (!by_command)
 	{
+		opd_masterkey_stage(keys->file, old_key, new_key);
+		/* from now on FILE.next is of this transaction */
 		strlcpy(exchange_old_id, old_id, sizeof(exchange_old_id));
 		strlcpy(exchange_path, keys->file, sizeof(exchange_path));
-		opd_masterkey_stage(keys->file, new_key);
 	}
+	opd_masterkey_wipe(old_key);
 	n_rows = opd_keys_reencrypt(keys, new_key);
 	/* after a crash the files may not be ahead of the rows */
 	ForceSyncCommit();

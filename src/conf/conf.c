@@ -16,6 +16,7 @@
 #include <arpa/inet.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -431,6 +432,21 @@ opd_conf_define(void)
 	opd_mark_guc_prefix("opdata");
 }
 
+/*
+ * The file that a link leads to: what an exchange of the key makes lies beside it, and
+ * the link stays. A link that leads nowhere is left, so that no key is made behind it.
+ */
+static char *
+follow_link(char *path)
+{
+	char		real_path[PATH_MAX];
+	struct stat st;
+
+	if (lstat(path, &st) != 0 || !S_ISLNK(st.st_mode) || realpath(path, real_path) == NULL)
+		return path;
+	return pstrdup(real_path);
+}
+
 OpdKeySource
 opd_conf_keys(void)
 {
@@ -440,7 +456,7 @@ opd_conf_keys(void)
 
 	/* in one spelling, so that it can be compared with the data directory */
 	canonicalize_path(path);
-	keys.file = path;
+	keys.file = follow_link(path);
 	keys.command = pstrdup(conf_key_command);
 	return keys;
 }

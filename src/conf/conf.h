@@ -18,7 +18,10 @@
 /* Define the settings; called once, from _PG_init(). */
 extern void opd_conf_define(void);
 
-/* Where master keys come from; in the current memory context. */
+/*
+ * Where master keys come from; in the current memory context. Not to be held for long:
+ * a link in place of the file, which is followed here, may lead elsewhere later.
+ */
 extern OpdKeySource opd_conf_keys(void);
 
 /* Are plaintext credentials refused? And previews that would leave in plaintext? */

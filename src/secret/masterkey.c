@@ -261,6 +261,8 @@ sync_directory_of(const char *path)
 	return ok;
 }
 
+#define SYNC_FAILED "sync the directory of"
+
 /* Raise what could not be done to a file, with errno set. */
 static void
 throw_file_failed(const char *failed, const char *file, const char *hint)
@@ -303,7 +305,7 @@ opd_masterkey_create(const char *path)
 
 	/* the name must survive a crash before any row depends on the key */
 	if (failed == NULL && !sync_directory_of(path))
-		failed = "sync the directory of";
+		failed = SYNC_FAILED;
 
 	if (failed != NULL)
 		throw_file_failed(failed, "master key file",
@@ -314,34 +316,81 @@ opd_masterkey_create(const char *path)
 
 #define KEEP_HINT "Make the directory of opdata.key_file writable for the database user and see that there is room."
 
-void
-opd_masterkey_stage(const char *path, const OpdMasterKey *key)
+/*
+ * Put a key beside FILE, in place of what has that name: whole and durable, or not
+ * at all. Returns NULL, or what failed, with errno set.
+ */
+static const char *
+put_beside(const char *path, const char *name, const OpdMasterKey *key)
 {
-	char		temp_path[MAXPGPATH];
-	char	   *next = psprintf("%s.next", path);
-	OpdMasterKey other;
-	char	   *ignored;
-	const char *failed = NULL;
+	/* one at a time, so that what a crash leaves behind is gone with the next one */
+	char	   *temp_path = psprintf("%s.next.tmp", path);
+	const char *made = temp_path;
+	const char *failed;
 	int			save_errno;
 
-	/* what lies there after a crash may be the key of another database's rows */
-	if (look_into(next, &other, &ignored) == OPD_KEY_PRESENT &&
-		link(next, psprintf("%s.%s", path, other.id)) != 0 && errno != EEXIST)
-		failed = "keep";
-	opd_masterkey_wipe(&other);
-
-	/* one at a time, so that what a crash leaves behind is gone with the next one */
-	snprintf(temp_path, sizeof(temp_path), "%s.next.tmp", path);
 	(void) unlink(temp_path);
-	if (failed == NULL)
-		failed = write_private_file(temp_path, key->bytes, OPD_KEY_BYTES);
-	if (failed == NULL && rename(temp_path, next) != 0)
+	failed = write_private_file(temp_path, key->bytes, OPD_KEY_BYTES);
+	if (failed == NULL && rename(temp_path, name) != 0)
 		failed = "rename";
-	save_errno = errno;
-	(void) unlink(temp_path);
-	errno = save_errno;
-	if (failed == NULL && !sync_directory_of(path))
-		failed = "sync the directory of";
+	if (failed == NULL)
+	{
+		made = name;
+		if (!sync_directory_of(path))
+			failed = SYNC_FAILED;
+	}
+	if (failed != NULL)
+	{
+		save_errno = errno;
+		(void) unlink(made);
+		errno = save_errno;
+	}
+	return failed;
+}
+
+/*
+ * Keep a key as FILE.ID. That is a copy, since who is not the owner of a file (it may
+ * be root's) may make no link to it. Returns as above.
+ */
+static const char *
+keep(const char *path, const OpdMasterKey *key)
+{
+	char	   *kept = psprintf("%s.%s", path, key->id);
+	OpdMasterKey there;
+	char	   *ignored;
+	bool		is_there = is_key(look_into(kept, &there, &ignored), &there, key->id);
+
+	opd_masterkey_wipe(&there);
+	if (!is_there)
+		return put_beside(path, kept, key);
+	/* who made it may have been killed before this */
+	return sync_directory_of(path) ? NULL : SYNC_FAILED;
+}
+
+void
+opd_masterkey_stage(const char *path, const OpdMasterKey *old_key, const OpdMasterKey *new_key)
+{
+	char	   *next = psprintf("%s.next", path);
+	OpdMasterKey other;
+	char	   *problem;
+	/* what lies there after a crash may be the key of another database's rows */
+	OpdKeyState state = look_into(next, &other, &problem);
+	const char *failed;
+
+	if (state == OPD_KEY_UNUSABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the file with \".next\" behind the name of the master key file cannot be used"),
+				 errdetail_internal("secret_unavailable %s", problem),
+				 errhint("Rows of another database may need the key in it: give it to the database user, with mode 0600, or remove it if it is not needed.")));
+
+	failed = keep(path, old_key);
+	if (failed == NULL && state == OPD_KEY_PRESENT)
+		failed = keep(path, &other);
+	opd_masterkey_wipe(&other);
+	if (failed != NULL)
+		throw_file_failed(failed, "copy of the master key file", KEEP_HINT);
+	failed = put_beside(path, next, new_key);
 	if (failed != NULL)
 		throw_file_failed(failed, "new master key file", KEEP_HINT);
 }
@@ -365,23 +414,30 @@ opd_masterkey_exchange(const char *path, const char *id)
 
 	snprintf(next, sizeof(next), "%s.next", path);
 	snprintf(kept, sizeof(kept), "%s.%s", path, id);
-	/* a file of that name has the same key */
-	if (link(path, kept) != 0 && errno != EEXIST)
-		return "keep";
-	if (!sync_directory_of(path))
-		return "sync the directory of";
+	/* somebody may have removed it since */
+	if (access(kept, F_OK) != 0)
+		return "find the copy of";
 	if (rename(next, path) != 0)
 		return "rename";
 	if (!sync_directory_of(path))
-		return "sync the directory of";
+		return SYNC_FAILED;
 	return NULL;
 }
 
 void
-opd_masterkey_finish_exchange(const char *path, const char *id)
+opd_masterkey_finish_exchange(const char *path)
 {
-	const char *failed = opd_masterkey_exchange(path, id);
+	OpdMasterKey key;
+	char	   *ignored;
+	const char *failed;
 
+	/* otherwise whoever reads it next tells what is wrong */
+	if (look_into(path, &key, &ignored) != OPD_KEY_PRESENT)
+		return;
+	failed = keep(path, &key);
+	opd_masterkey_wipe(&key);
+	if (failed == NULL)
+		failed = opd_masterkey_exchange(path, key.id);
 	if (failed != NULL)
 		throw_file_failed(failed, "master key file", KEEP_HINT);
 }

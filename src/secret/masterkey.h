@@ -82,27 +82,31 @@ extern void opd_masterkey_wipe(OpdMasterKey *key);
 extern void opd_masterkey_set(OpdMasterKey *key, const uint8 bytes[OPD_KEY_BYTES]);
 
 /*
- * Write the key to FILE.next, for an exchange, replacing what lies there. Raises
- * the errno's code (secret_unavailable) when that cannot be done.
+ * Write the new key to FILE.next, for an exchange, and keep as FILE.ID the old one,
+ * which FILE has, and one that lies in FILE.next. Raises the errno's code, or 55000 for
+ * a FILE.next that cannot be read (secret_unavailable); no key is lost then. This
+ * and what follows is for who holds the lock that keeps two from doing it at once.
  */
-extern void opd_masterkey_stage(const char *path, const OpdMasterKey *key);
+extern void opd_masterkey_stage(const char *path, const OpdMasterKey *old_key, const OpdMasterKey *new_key);
 
 /* Is the key with this id in FILE.next? */
 extern bool opd_masterkey_is_staged(const char *path, const char *id);
 
 /*
- * The exchange: FILE, with the key of this id, is kept as FILE.ID, and FILE.next
- * becomes FILE. After a crash at any point both keys are there, each whole, and it
- * can be done again. Returns NULL, or what failed, with errno set. The caller holds
- * the lock that keeps two from doing it at once. Raises nothing and allocates
+ * The exchange: FILE.next becomes FILE, whose key, of this id, was kept. After a
+ * crash at any point both keys are there, each whole, and it can be done again.
+ * Returns NULL, or what failed, with errno set. Raises nothing and allocates
  * nothing: it is called when a transaction has just committed.
  */
 extern const char *opd_masterkey_exchange(const char *path, const char *id);
 
-/* The same for who comes later: raises the errno's code (secret_unavailable). */
-extern void opd_masterkey_finish_exchange(const char *path, const char *id);
+/*
+ * The same for who comes later, perhaps on a standby that took over, where FILE was
+ * not kept. Raises the errno's code (secret_unavailable).
+ */
+extern void opd_masterkey_finish_exchange(const char *path);
 
-/* FILE.next is not needed. Raises and allocates nothing. */
+/* FILE.next is not needed by who has staged it. Raises and allocates nothing. */
 extern void opd_masterkey_unstage(const char *path);
 
 #endif							/* OPD_MASTERKEY_H */

@@ -68,11 +68,11 @@ other_ids(const char *key_id)
  * FILE.next. Under the lock, since who exchanges holds it until that step.
  */
 static void
-finish_exchange(const OpdKeySource *source, const char *old_id, const char *id)
+finish_exchange(const OpdKeySource *source, const char *id)
 {
 	opd_keys_lock_out_writers();
 	if (opd_masterkey_is_staged(source->file, id))
-		opd_masterkey_finish_exchange(source->file, old_id);
+		opd_masterkey_finish_exchange(source->file);
 }
 
 /*
@@ -120,7 +120,7 @@ settle(const OpdKeySource *source)
 			id = opd_sql_text((int) i, 1);
 			if (!opd_masterkey_is_staged(source->file, id))
 				continue;
-			finish_exchange(source, key.id, id);
+			finish_exchange(source, id);
 			break;
 		}
 	}

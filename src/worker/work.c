@@ -51,7 +51,7 @@ opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdWorkOrder *order)
 	spec->require_sealed = opd_conf_require_sealed();
 	spec->require_sealed_preview = opd_conf_require_sealed_preview;
 	spec->org_id = agent->conf->org_id;
-	spec->keys = agent->keys;
+	spec->keys = opd_conf_keys();
 	spec->tell = agent->conf->convex_url[0] != '\0';
 	spec->policy = opd_conf_host_policy();
 	spec->policy.allowed_hosts = pstrdup(spec->policy.allowed_hosts);	/* outlives a reload */

@@ -696,6 +696,17 @@ sub by_workers
 	gives('exit 4');
 	$tenant->agent->reload;
 	$holds->('a command that fails after a reload');
+
+	# the file instead, behind a link that is later led elsewhere
+	symlink('key.1', "$folder/link") or die "symlink: $!";
+	$tenant->agent->append_conf('postgresql.conf', "opdata.key_command = ''\nopdata.key_file = '$folder/link'\n");
+	$tenant->agent->reload;
+	ok(wait_until(sub { $states->() eq 'polling polling polling' }), 'with a file they go on') or diag($states->());
+	previews($tenant, 'a preview is done with a key behind a link');
+	rename("$folder/key.1", "$folder/elsewhere") or die "rename: $!";
+	unlink "$folder/link";
+	symlink('elsewhere', "$folder/link") or die "symlink: $!";
+	previews($tenant, 'workers follow a link that is led elsewhere');
 	no_key_in(slurp_file($tenant->agent->logfile));
 	return;
 }

@@ -27,8 +27,10 @@ my $new = "$folder/new.key";
 my $n_keys = 0;
 
 # The calls of an exchange on the key's files, until the commit and after it.
-my @files_before = ('create', 'write', 'fsync', 'rename', 'unlink', 'open the folder', 'fsync');
-my @files_after = ('link', 'open the folder', 'fsync', 'rename', 'open the folder', 'fsync');
+# The first are those of a copy of the old key.
+my @put = ('create', 'write', 'fsync', 'rename', 'open the folder', 'fsync');
+my @files_before = (@put, 'unlink', @put);
+my @files_after = ('exchange', 'open the folder', 'fsync');
 
 # An end that is waited for, far from what anything takes here.
 my $at_once = 10;
@@ -55,6 +57,8 @@ rows_that_cannot_be_read();
 steps_that_fail();
 steps_that_are_the_last();
 two_databases();
+files_of_root();
+a_link();
 older_dumps();
 command_and_file();
 copies();
@@ -111,6 +115,9 @@ sub beside
 	my ($file) = @_;
 	return join(' ', map { substr($_, length $file) } grep { !/\.[0-9a-f]{16}$/ && $_ ne $file } glob("$file*"));
 }
+
+# Where an older key is kept.
+sub kept { return "$keys/opdata.key." . id_of($_[0]); }
 
 # Ids of the keys of all rows, and how many connections can be read.
 sub rows_of
@@ -376,9 +383,11 @@ sub rows_that_cannot_be_read
 
 # ---------------------------------------------------------------- faults
 
-# From the making of the new file on, the process that exchanges the key counts its
+# From the making of its first file on, the process that exchanges the key counts its
 # calls on the key's folder and on the write-ahead log. FAULT_FILE: "kill N", or the
 # number of an error, a space, and N; or the name of a call instead of N. Each is noted.
+# Only root can make files of root's, so a key with mode 0640 is taken for one: who is
+# not its owner may not link to it.
 sub make_fault
 {
 	my ($source_file, $library) = map { "$folder/fault.$_" } qw(c so);
@@ -394,6 +403,7 @@ sub make_fault
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -480,7 +490,7 @@ open(const char *path, int flags, ...)
 	va_start(args, flags);
 	mode = va_arg(args, int);
 	va_end(args);
-	if (of_keys(path) && (flags & O_CREAT) && strstr(path, ".next.tmp"))
+	if (!armed && of_keys(path) && (flags & O_CREAT) && strstr(path, ".next.tmp"))
 		arm();
 	if (armed && of_keys(path) && ((flags & O_CREAT) || strcmp(path, KEYS) == 0) &&
 		step((flags & O_CREAT) ? "create" : "open the folder"))
@@ -521,17 +531,32 @@ fdatasync(int fd)
 }
 
 int
+fstat(int fd, struct stat *st)
+{
+	int			rc = REAL(fstat)(fd, st);
+
+	if (rc == 0 && (st->st_mode & 07777) == 0640)
+		st->st_uid = 0;
+	return rc;
+}
+
+int
 link(const char *from, const char *to)
 {
-	if (of_keys(to) && step("link"))
+	struct stat st;
+
+	if (of_keys(from) && stat(from, &st) == 0 && (st.st_mode & 07777) == 0640)
+	{
+		errno = EPERM;
 		return -1;
+	}
 	return REAL(link)(from, to);
 }
 
 int
 rename(const char *from, const char *to)
 {
-	if (of_keys(to) && step("rename"))
+	if (of_keys(to) && step(strcmp(to, KEYS "/opdata.key") == 0 ? "exchange" : "rename"))
 		return -1;
 	return REAL(rename)(from, to);
 }
@@ -562,7 +587,7 @@ sub steps
 sub steps_that_fail
 {
 	my $old = slurp_file("$keys/opdata.key");
-	my %number = (write => 28, create => 13, rename => 30, link => 1);
+	my %number = (write => 28, create => 13, rename => 30, exchange => 30);
 
 	steps();
 	for my $n (1 .. @files_before + @files_after)
@@ -572,6 +597,7 @@ sub steps_that_fail
 		my $key = make_key();
 		my ($out, $err);
 
+		unlink kept($old);
 		write_file("$folder/fault", ($number{$step} // 5) . " $n");
 		$agent->psql('postgres', "\\set VERBOSITY verbose\n" . rotate_sql(), stdout => \$out, stderr => \$err);
 		unlink "$folder/fault";
@@ -622,6 +648,7 @@ sub steps_that_are_the_last
 		my $key = make_key();
 		my ($out, $err, $status);
 
+		unlink kept($old), "$keys/opdata.key.next";
 		write_file("$folder/fault", 'kill ' . ++$n);
 		eval { $status = $agent->psql('postgres', rotate_sql(), stdout => \$out, stderr => \$err); };
 		my @steps = steps();
@@ -654,6 +681,7 @@ sub steps_that_are_the_last
 		like(finish($_), qr/"status": "pending"/, "$name: a store works") foreach @stores;
 		is(rows_of($agent), id_of($is) . ' 3', "$name: under that key");
 		is(hex_in("$keys/opdata.key"), unpack('H*', $is), "$name: which is in its place");
+		is(hex_in(kept($old)), unpack('H*', $old), "$name: the older key is kept") if $is ne $old;
 		$old = $is;
 	}
 	unlink "$folder/fault";
@@ -662,11 +690,83 @@ sub steps_that_are_the_last
 	return;
 }
 
+# The key is exchanged in this database, but not its files.
+sub kill_before_exchange
+{
+	my ($dbname, $name) = @_;
+	my ($out, $err);
+
+	steps();
+	write_file("$folder/fault", 'kill exchange');
+	eval { $agent->psql($dbname, rotate_sql(), stdout => \$out, stderr => \$err); };
+	wait_until_back();
+	unlink "$folder/fault";
+	is((steps())[-1], 'exchange', "$name: killed before the key is in its place");
+	is(beside("$keys/opdata.key"), '.next', "$name: beside which it lies");
+	return;
+}
+
+# This key of another database's rows lies in FILE.next while exchanges in ours fail.
+sub spare_the_key_of_another
+{
+	my ($key) = @_;
+	my $old = slurp_file("$keys/opdata.key");
+	my $next = "$keys/opdata.key.next";
+	my $pending = sub {
+		unlink kept($old), kept($key), $next;
+		write_file($next, $key, 0640);
+	};
+	my $is_spared = sub {
+		my ($name) = @_;
+
+		is(rows_of($agent, 'other'), id_of($key) . ' 3', "$name: the rows of the other database can be read");
+		is(hex_in("$keys/opdata.key"), unpack('H*', $old), "$name: the key of ours is in its place");
+		is(warned(), '', "$name: and is not missing");
+	};
+
+	make_key();
+	my @calls = (@put, 'unlink', @files_before);
+	foreach my $n (1 .. @calls)
+	{
+		my $name = "a key of another database, call $n, $calls[ $n - 1 ]";
+
+		steps();
+		if ($calls[ $n - 1 ] ne 'unlink')
+		{
+			$pending->();
+			write_file("$folder/fault", "5 $n");
+			my $error = error_of($agent, rotate_sql());
+			is((steps())[ $n - 1 ] . " $error->{code}", $calls[ $n - 1 ] . ' secret_unavailable', "$name, fails: an error");
+			like($error->{message}, qr{Input/output error}, "$name, fails: that tells why");
+			$is_spared->("$name, fails");
+		}
+		$pending->();
+		write_file("$folder/fault", "kill $n");
+		eval { $agent->psql('postgres', rotate_sql(), stdout => \my $out, stderr => \my $err); };
+		wait_until_back();
+		is(scalar(steps()), $n, "$name, is the last");
+		$is_spared->("$name, is the last");
+		unlink "$folder/fault";
+	}
+
+	$pending->();
+	is(error_of($agent, "select 1 / (length(opdata_rotate_key('$new')::text) * 0)")->{sqlstate}, '22012', 'an exchange is rolled back');
+	is(beside("$keys/opdata.key"), '', 'its own key is gone');
+	$is_spared->('after it is rolled back');
+
+	$pending->();
+	chmod 0644, $next;
+	my $error = error_of($agent, rotate_sql());
+	is("$error->{sqlstate} $error->{code}", '55000 secret_unavailable', 'a key of another database that cannot be read: an error');
+	is(hex_in($next), unpack('H*', $key), 'which leaves it');
+	$pending->();
+	return;
+}
+
 # One file of the cluster, and rows of two databases.
 sub two_databases
 {
 	my @databases = ('postgres', 'other');
-	my ($out, $err, @steps);
 
 	$agent->safe_psql('postgres', 'create database other');
 	$agent->safe_psql('other', 'create extension opdata cascade');
@@ -683,16 +783,10 @@ sub two_databases
 	is(rows_of($agent), join(' ', sort(id_of($old), id_of($key))) . ' 3', 'what is written there has the new one');
 
 	# killed after its commit, before the files are exchanged
-	steps();
 	$key = make_key();
-	write_file("$folder/fault", 'kill link');
-	eval { $agent->psql('other', rotate_sql(), stdout => \$out, stderr => \$err); };
-	wait_until_back();
-	unlink "$folder/fault";
-	@steps = steps();
-	is($steps[-1], 'link', 'killed in one database before the key is in its place');
-	is(beside("$keys/opdata.key"), '.next', 'beside which it lies');
-	is(rows_of($agent, 'other'), id_of($key) . ' 3', 'and is the one of the rows there');
+	kill_before_exchange('other', 'in one database');
+	is(rows_of($agent, 'other'), id_of($key) . ' 3', 'it is the one of the rows there');
+	spare_the_key_of_another($key);
 	my $next = make_key();
 	rotate();
 	is(rows_of($agent), id_of($next) . ' 3', 'then the key is exchanged in the other database');
@@ -727,6 +821,103 @@ sub two_databases
 	$agent->safe_psql('postgres', 'drop database other');
 	make_key();
 	rotate();
+	return;
+}
+
+# ---------------------------------------------------------------- the file
+
+sub files_of_root
+{
+	my $old = slurp_file("$keys/opdata.key");
+	my $key = make_key();
+	my ($out, $err);
+
+	unlink kept($old);
+	chmod 0640, "$keys/opdata.key";
+	is($agent->psql('postgres', rotate_sql(), stderr => \$err), 0, 'a key in a file of root is exchanged');
+	is($err, '', 'without a warning');
+	is_whole($key, 3, 'after a file of root');
+	is(sprintf('%04o', (stat kept($old))[2] & 07777) . ' ' . hex_in(kept($old)), '0600 ' . unpack('H*', $old), 'the older key is kept in a file of ours');
+	$agent->safe_psql('postgres', store_sql('a'));
+
+	# both files are root's, and the copy is gone, as on a standby that takes over
+	$old = $key;
+	$key = make_key();
+	kill_before_exchange('postgres', 'a file of root');
+	chmod 0640, "$keys/opdata.key", "$keys/opdata.key.next";
+	unlink kept($old);
+	$agent->safe_psql('postgres', store_sql('a'));
+	is_whole($key, 3, 'a new key in a file of root, and after the next store');
+	is(hex_in(kept($old)), unpack('H*', $old), 'the older key is kept then');
+	chmod 0600, "$keys/opdata.key";
+
+	# somebody tidies up too early
+	$old = $key;
+	$key = make_key();
+	my $lock = $agent->background_psql('postgres');
+	$lock->query_safe(q{begin; select 1 from opdata.connection where id = 'b' for update});
+	my $exchange = begin('exchange', rotate_sql());
+	waits_for_lock('exchange', 'an exchange waits for a row once more');
+	unlink kept($old) or die "unlink: $!";
+	$lock->query_safe('rollback');
+	$lock->quit;
+	like(finish($exchange), qr/WARNING.*could not find the copy/s, 'a copy that is removed meanwhile: a warning');
+	is(hex_in("$keys/opdata.key"), unpack('H*', $old), 'the older key is not replaced');
+	is(rows_of($agent), id_of($key) . ' 3', 'all can be read');
+	$agent->safe_psql('postgres', store_sql('a'));
+	is_whole($key, 3, 'a copy that was removed, and after the next store');
+	is(hex_in(kept($old)), unpack('H*', $old), 'the older key is kept again');
+	return;
+}
+
+# The setting names a link, in a folder of its own.
+sub a_link
+{
+	my $link = "$folder/links/opdata.key";
+	my $file = "$keys/opdata.key";
+	my $key;
+
+	mkdir "$folder/links";
+	symlink('../keys/opdata.key', $link) or die "symlink: $!";
+	set_conf($agent, 'opdata.key_file' => $link);
+	is(status()->{key}{file}, $file, 'the status shows the file that a link leads to');
+	foreach my $name ('a link', 'a link once more')
+	{
+		$key = make_key();
+		rotate();
+		is_whole($key, 3, "$name: an exchange");
+		is(join(' ', map { readlink($_) // $_ } glob("$folder/links/*")), '../keys/opdata.key', "$name: it is left, with nothing beside it");
+	}
+	$key = make_key();
+	kill_before_exchange('postgres', 'a link');
+	is(rows_of($agent), id_of($key) . ' 3', 'a link: all can be read');
+	$agent->safe_psql('postgres', store_sql('a'));
+	is_whole($key, 3, 'a link: after the next store');
+
+	# to another folder, where all is again
+	mkdir "$folder/moved", 0700;
+	foreach my $from (glob("$file*"))
+	{
+		(my $to = $from) =~ s{.*/}{$folder/moved/};
+		rename($from, $to) or die "rename: $!";
+	}
+	is(error_of($agent, store_sql('a'))->{code}, 'secret_unavailable', 'a link to nothing is an error');
+	is(error_of($agent, rotate_sql())->{code}, 'secret_unavailable', 'and no new key is taken');
+	is(beside($file) . beside($link), '', 'nor is one made');
+	unlink $link;
+	symlink("$folder/moved", "$folder/links/folder");
+	symlink('folder/opdata.key', $link);
+	$key = make_key();
+	rotate();
+	is(rows_of($agent), id_of($key) . ' 3', 'a link that leads elsewhere is followed at once');
+	is(hex_in("$folder/moved/opdata.key"), unpack('H*', $key), 'to where the key is exchanged');
+	foreach my $from (glob("$folder/moved/*"))
+	{
+		(my $to = $from) =~ s{.*/}{$keys/};
+		rename($from, $to) or die "rename: $!";
+	}
+	set_conf($agent, 'opdata.key_file' => $file);
+	is_whole($key, 3, 'without the link');
 	return;
 }
 
