@@ -150,10 +150,12 @@ COMMENT ON TABLE opdata.recipient IS 'public keys that previews may be sealed to
 
 /*
  * What a role may do in a workspace; "*" stands for all of them, and for what
- * belongs to none. Names, since a dump must be restorable where a role is missing.
+ * belongs to none. Names, since a dump must be restorable where a role is missing;
+ * but a name alone is whose it is now, so the role that was meant is kept beside it.
  */
 CREATE TABLE opdata.access (
 	role_name name NOT NULL,
+	role oid,
 	workspace_id text NOT NULL
 		CONSTRAINT access_workspace_id_length CHECK (pg_catalog.char_length(workspace_id) OPERATOR(pg_catalog.>=) 1
 			AND pg_catalog.char_length(workspace_id) OPERATOR(pg_catalog.<=) 128),
@@ -165,6 +167,26 @@ CREATE TABLE opdata.access (
 );
 REVOKE ALL ON TABLE opdata.access FROM PUBLIC;
 COMMENT ON TABLE opdata.access IS 'what roles may do in workspaces';
+
+/*
+ * The role that has the name when the row is made, whatever a dump says, which may
+ * be from another cluster. A role that is missing then is not known by its name later.
+ */
+CREATE FUNCTION opdata.find_role()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	NEW.role := (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) NEW.role_name);
+	RETURN NEW;
+END
+$$;
+REVOKE ALL ON FUNCTION opdata.find_role() FROM PUBLIC;
+CREATE TRIGGER find_role BEFORE INSERT ON opdata.access
+	FOR EACH ROW EXECUTE FUNCTION opdata.find_role();
+-- also where rows are restored by a session with session_replication_role = replica
+ALTER TABLE opdata.access ENABLE ALWAYS TRIGGER find_role;
 
 /* Columns whose values previews do not show. */
 CREATE TABLE opdata.mask (
@@ -306,7 +328,9 @@ SELECT pg_catalog.pg_extension_config_dump('opdata.connection', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.job', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.sealing_key', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.recipient', '');
-SELECT pg_catalog.pg_extension_config_dump('opdata.access', '');
+-- a row that does not count would, where it is restored, if its name is somebody else's now
+SELECT pg_catalog.pg_extension_config_dump('opdata.access', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles r
+	WHERE r.oid OPERATOR(pg_catalog.=) role AND r.rolname OPERATOR(pg_catalog.=) role_name)');
 SELECT pg_catalog.pg_extension_config_dump('opdata.mask', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.egress_limit', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.egress', '');
@@ -322,14 +346,15 @@ COMMENT ON FUNCTION @extschema@.opdata_status() IS
 	'versions, master key, workers and warnings of this agent';
 
 /*
- * Rows of opdata.access that count. A role that may call opdata_status() itself,
- * as every reader, is the one that was let in; one that merely has the name of a
- * role that was dropped, or renamed, is not.
+ * Rows of opdata.access that count: of the role that was let in, under the name that
+ * it was let in by. It may call opdata_status() itself, as every reader, unless DROP
+ * OWNED took all from it.
  */
 CREATE VIEW opdata.granted WITH (security_barrier) AS
 	SELECT a.role_name, r.oid AS role, a.workspace_id, a.level
 	FROM opdata.access a
-	JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) a.role_name
+	JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) a.role
+		AND r.rolname OPERATOR(pg_catalog.=) a.role_name
 	WHERE EXISTS (
 		SELECT FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
 		WHERE p.oid OPERATOR(pg_catalog.=) '@extschema@.opdata_status()'::pg_catalog.regprocedure
@@ -338,15 +363,15 @@ REVOKE ALL ON TABLE opdata.granted FROM PUBLIC;
 COMMENT ON VIEW opdata.granted IS 'what roles that there are may do in workspaces';
 
 /*
- * Workspaces that the caller may see. current_user is the caller also inside of
- * views, while the tables are read as their owner.
+ * Workspaces that the caller may see, and as what. current_user is the caller also
+ * inside of views, while the tables are read as their owner.
  */
 CREATE VIEW opdata.visible WITH (security_barrier) AS
-	SELECT g.workspace_id
+	SELECT g.workspace_id, g.level
 	FROM opdata.granted g
 	WHERE pg_catalog.pg_has_role(CURRENT_USER, g.role, 'USAGE')
 	UNION ALL
-	SELECT '*'
+	SELECT '*', 'admin'
 	FROM pg_catalog.pg_class c
 	WHERE c.oid OPERATOR(pg_catalog.=) 'opdata.connection'::pg_catalog.regclass
 		AND pg_catalog.pg_has_role(CURRENT_USER, c.relowner, 'USAGE');
@@ -383,6 +408,57 @@ CREATE VIEW @extschema@.opdata_egress WITH (security_barrier) AS
 		OR '*' OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v);
 REVOKE ALL ON TABLE @extschema@.opdata_egress FROM PUBLIC;
 COMMENT ON VIEW @extschema@.opdata_egress IS 'previews that were sent to the control plane, or failed on the source';
+
+/*
+ * The rules that hold in a workspace, those of "*" included. One of "*" that names a
+ * connection is not to tell those of its existence who may not see it.
+ */
+CREATE VIEW @extschema@.opdata_masks WITH (security_barrier) AS
+	SELECT m.workspace_id, m.column_pattern, m.connection_id, m.type_pattern, m.added_by, m.added_at
+	FROM opdata.mask m
+	WHERE EXISTS (
+		SELECT FROM opdata.visible v
+		WHERE v.workspace_id OPERATOR(pg_catalog.=) ANY (ARRAY['*', m.workspace_id])
+			OR (m.workspace_id OPERATOR(pg_catalog.=) '*' AND (m.connection_id IS NULL OR EXISTS (
+				SELECT FROM opdata.connection c
+				WHERE c.id OPERATOR(pg_catalog.=) m.connection_id
+					AND c.workspace_id OPERATOR(pg_catalog.=) v.workspace_id))));
+REVOKE ALL ON TABLE @extschema@.opdata_masks FROM PUBLIC;
+COMMENT ON VIEW @extschema@.opdata_masks IS 'columns whose values previews do not show';
+
+CREATE VIEW @extschema@.opdata_limits WITH (security_barrier) AS
+	SELECT l.workspace_id, l.previews_per_day, l.rows_per_day
+	FROM opdata.egress_limit l
+	WHERE EXISTS (
+		SELECT FROM opdata.visible v
+		WHERE l.workspace_id OPERATOR(pg_catalog.=) '*'
+			OR v.workspace_id OPERATOR(pg_catalog.=) ANY (ARRAY['*', l.workspace_id]));
+REVOKE ALL ON TABLE @extschema@.opdata_limits FROM PUBLIC;
+COMMENT ON VIEW @extschema@.opdata_limits IS 'how many previews and rows may leave a workspace within 24 hours';
+
+CREATE VIEW @extschema@.opdata_recipients WITH (security_barrier) AS
+	SELECT label, kid, jwk, added_by, added_at
+	FROM opdata.recipient
+	WHERE '*' OPERATOR(pg_catalog.=) ANY (
+		SELECT v.workspace_id FROM opdata.visible v WHERE v.level OPERATOR(pg_catalog.=) 'admin');
+REVOKE ALL ON TABLE @extschema@.opdata_recipients FROM PUBLIC;
+COMMENT ON VIEW @extschema@.opdata_recipients IS 'public keys that previews may be sealed to';
+
+/* Who may act in a workspace, by "*" as well. A row that is not in effect is a leftover. */
+CREATE VIEW @extschema@.opdata_grants WITH (security_barrier) AS
+	SELECT a.role_name, a.workspace_id, a.level, a.granted_by, a.granted_at,
+		EXISTS (
+			SELECT FROM opdata.granted g
+			WHERE g.role_name OPERATOR(pg_catalog.=) a.role_name
+				AND g.workspace_id OPERATOR(pg_catalog.=) a.workspace_id) AS in_effect
+	FROM opdata.access a
+	WHERE EXISTS (
+		SELECT FROM opdata.visible v
+		WHERE v.level OPERATOR(pg_catalog.=) 'admin'
+			AND (a.workspace_id OPERATOR(pg_catalog.=) '*'
+				OR v.workspace_id OPERATOR(pg_catalog.=) ANY (ARRAY['*', a.workspace_id])));
+REVOKE ALL ON TABLE @extschema@.opdata_grants FROM PUBLIC;
+COMMENT ON VIEW @extschema@.opdata_grants IS 'what roles may do in workspaces';
 
 /*
  * The functions run their own SQL as the owner of the tables (src/base/sql.c
@@ -455,7 +531,7 @@ COMMENT ON FUNCTION @extschema@.opdata_public_key() IS
 CREATE FUNCTION @extschema@.opdata_rotate_public_key(overlap interval DEFAULT '7 days')
 RETURNS jsonb
 AS 'MODULE_PATHNAME', 'opdata_rotate_public_key'
-LANGUAGE C STRICT;
+LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.opdata_rotate_public_key(interval) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.opdata_rotate_public_key(interval) IS
 	'make another key pair to seal to; those before still open for the overlap';
@@ -463,7 +539,7 @@ COMMENT ON FUNCTION @extschema@.opdata_rotate_public_key(interval) IS
 CREATE FUNCTION @extschema@.opdata_trust_recipient(jwk jsonb, label text)
 RETURNS jsonb
 AS 'MODULE_PATHNAME', 'opdata_trust_recipient'
-LANGUAGE C STRICT;
+LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.opdata_trust_recipient(jsonb, text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.opdata_trust_recipient(jsonb, text) IS
 	'let previews be sealed to a public key';
@@ -471,7 +547,7 @@ COMMENT ON FUNCTION @extschema@.opdata_trust_recipient(jsonb, text) IS
 CREATE FUNCTION @extschema@.opdata_distrust_recipient(label text)
 RETURNS jsonb
 AS 'MODULE_PATHNAME', 'opdata_distrust_recipient'
-LANGUAGE C STRICT;
+LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.opdata_distrust_recipient(text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.opdata_distrust_recipient(text) IS
 	'let no more previews be sealed to a key';
@@ -519,7 +595,7 @@ COMMENT ON FUNCTION @extschema@.opdata_verify_egress(text) IS
 CREATE FUNCTION @extschema@.opdata_grant(role_name name, workspace_id text, level text)
 RETURNS jsonb
 AS 'MODULE_PATHNAME', 'opdata_grant'
-LANGUAGE C STRICT;
+LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.opdata_grant(name, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.opdata_grant(name, text, text) IS
 	'let a role act in a workspace, as reader, developer or admin';

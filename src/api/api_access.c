@@ -41,16 +41,22 @@ level_argument(text *value)
  *
  * Workspace "*" is all of them, and what belongs to none. Raises 42501
  * (workspace_denied) unless the caller is admin of the workspace, 42704 for a role
- * that does not exist, 22023 for a level other than reader, developer, admin.
+ * that does not exist, 22023 for a level other than reader, developer, admin, 22004
+ * for a null.
  */
 Datum
 opdata_grant(PG_FUNCTION_ARGS)
 {
-	char	   *role = NameStr(*PG_GETARG_NAME(0));
-	char	   *workspace_id = opd_argument_id("workspace_id", PG_GETARG_TEXT_PP(1));
+	char	   *role;
+	char	   *workspace_id;
 	OpdLevel	level;
 	OpdJson		json;
 
+	opd_argument_require(PG_ARGISNULL(0), "role_name");
+	opd_argument_require(PG_ARGISNULL(1), "workspace_id");
+	opd_argument_require(PG_ARGISNULL(2), "level");
+	role = NameStr(*PG_GETARG_NAME(0));
+	workspace_id = opd_argument_id("workspace_id", PG_GETARG_TEXT_PP(1));
 	opd_caller_require(workspace_id, OPD_ADMIN);
 	opd_caller_require_writing();
 	level = level_argument(PG_GETARG_TEXT_PP(2));
@@ -67,7 +73,7 @@ opdata_grant(PG_FUNCTION_ARGS)
  *
  * Without a level, whatever the role may do there; with one, only that. The role
  * need not exist any more. Raises 42501 (workspace_denied), 22023 for a level that
- * there is not.
+ * there is not, 22004 for another null.
  */
 Datum
 opdata_revoke(PG_FUNCTION_ARGS)
@@ -77,8 +83,8 @@ opdata_revoke(PG_FUNCTION_ARGS)
 	OpdLevel	level;
 	OpdJson		json;
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		PG_RETURN_NULL();
+	opd_argument_require(PG_ARGISNULL(0), "role_name");
+	opd_argument_require(PG_ARGISNULL(1), "workspace_id");
 	role = NameStr(*PG_GETARG_NAME(0));
 	workspace_id = opd_argument_id("workspace_id", PG_GETARG_TEXT_PP(1));
 	opd_caller_require(workspace_id, OPD_ADMIN);

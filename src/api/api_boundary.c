@@ -57,16 +57,6 @@ throw_bad_argument(const char *message, const char *hint)
 			 hint ? errhint("%s", hint) : 0));
 }
 
-static void
-require_not_null(bool is_null, const char *what)
-{
-	if (is_null)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what),
-				 errdetail_internal("unsupported")));
-}
-
 /* ------------------------------------------------------------------- keys */
 
 /*
@@ -89,14 +79,16 @@ opdata_public_key(PG_FUNCTION_ARGS)
  * opdata_rotate_public_key(overlap) -> JWK
  *
  * Raises 42501 (workspace_denied) unless the caller is admin of all workspaces,
- * 22023 for an overlap that is negative or longer than 100 years.
+ * 22023 for an overlap that is negative or longer than 100 years, 22004 for a null.
  */
 Datum
 opdata_rotate_public_key(PG_FUNCTION_ARGS)
 {
-	Interval   *overlap = PG_GETARG_INTERVAL_P(0);
+	Interval   *overlap;
 	OpdKeySource keys;
 
+	opd_argument_require(PG_ARGISNULL(0), "overlap");
+	overlap = PG_GETARG_INTERVAL_P(0);
 	opd_caller_require(OPD_ALL_WORKSPACES, OPD_ADMIN);
 	opd_caller_require_writing();
 	if (overlap->time < 0 || overlap->day < 0 || overlap->month < 0)
@@ -115,12 +107,12 @@ opdata_rotate_public_key(PG_FUNCTION_ARGS)
  *
  * Replaces what had the label before. Raises 42501 (workspace_denied) unless the
  * caller is admin of all workspaces, 22023 for what is no public key that can be
- * encrypted to.
+ * encrypted to, 22004 for a null.
  */
 Datum
 opdata_trust_recipient(PG_FUNCTION_ARGS)
 {
-	Jsonb	   *jwk = PG_GETARG_JSONB_P(0);
+	Jsonb	   *jwk;
 	char	   *label;
 	OpdJwk		recipient;
 	const char *problem;
@@ -128,6 +120,9 @@ opdata_trust_recipient(PG_FUNCTION_ARGS)
 
 	/* whoever takes the private key for the public one should not find it in the log */
 	opd_redact_statement();
+	opd_argument_require(PG_ARGISNULL(0), "jwk");
+	opd_argument_require(PG_ARGISNULL(1), "label");
+	jwk = PG_GETARG_JSONB_P(0);
 	opd_caller_require(OPD_ALL_WORKSPACES, OPD_ADMIN);
 	opd_caller_require_writing();
 	label = opd_argument_id("label", PG_GETARG_TEXT_PP(1));
@@ -147,6 +142,7 @@ opdata_distrust_recipient(PG_FUNCTION_ARGS)
 {
 	OpdJson		json;
 
+	opd_argument_require(PG_ARGISNULL(0), "label");
 	opd_caller_require(OPD_ALL_WORKSPACES, OPD_ADMIN);
 	opd_caller_require_writing();
 	opd_json_begin_object(&json);
@@ -186,8 +182,8 @@ opdata_mask(PG_FUNCTION_ARGS)
 	char	   *type_pattern;
 	OpdJson		json;
 
-	require_not_null(PG_ARGISNULL(0), "workspace_id");
-	require_not_null(PG_ARGISNULL(1), "column_pattern");
+	opd_argument_require(PG_ARGISNULL(0), "workspace_id");
+	opd_argument_require(PG_ARGISNULL(1), "column_pattern");
 	workspace_id = opd_argument_id("workspace_id", PG_GETARG_TEXT_PP(0));
 	opd_caller_require(workspace_id, OPD_ADMIN);
 	opd_caller_require_writing();
@@ -208,8 +204,8 @@ opdata_unmask(PG_FUNCTION_ARGS)
 	uint64		n;
 	OpdJson		json;
 
-	require_not_null(PG_ARGISNULL(0), "workspace_id");
-	require_not_null(PG_ARGISNULL(1), "column_pattern");
+	opd_argument_require(PG_ARGISNULL(0), "workspace_id");
+	opd_argument_require(PG_ARGISNULL(1), "column_pattern");
 	workspace_id = opd_argument_id("workspace_id", PG_GETARG_TEXT_PP(0));
 	opd_caller_require(workspace_id, OPD_ADMIN);
 	opd_caller_require_writing();
@@ -247,7 +243,7 @@ opdata_limit(PG_FUNCTION_ARGS)
 	static const char *const names[] = {"previewsPerDay", "rowsPerDay"};
 	OpdJson		json;
 
-	require_not_null(PG_ARGISNULL(0), "workspace_id");
+	opd_argument_require(PG_ARGISNULL(0), "workspace_id");
 	workspace_id = opd_argument_id("workspace_id", PG_GETARG_TEXT_PP(0));
 	opd_caller_require(workspace_id, OPD_ADMIN);
 	opd_caller_require_writing();

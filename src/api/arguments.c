@@ -22,6 +22,16 @@ length_is_right(const char *value, int max_chars)
 	return n >= 1 && n <= max_chars;
 }
 
+void
+opd_argument_require(bool is_null, const char *what)
+{
+	if (is_null)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what),
+				 errdetail_internal("unsupported")));
+}
+
 char *
 opd_argument_id(const char *what, text *value)
 {

@@ -11,6 +11,9 @@
 
 #include "fmgr.h"
 
+/* Raise 22004 for an argument that is null. */
+extern void opd_argument_require(bool is_null, const char *what);
+
 /*
  * An id of a connection or workspace: 1 to 128 characters. Raises 22023,
  * without repeating a value that may be a credential.

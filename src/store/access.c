@@ -94,13 +94,23 @@ opd_access_count_connections(void)
 
 /* ------------------------------------------------------------- privileges */
 
-/* Who may call a function at all. What it then does is up to its workspace. */
+/*
+ * Who may call a function or read a view at all. What it then does or shows is up to
+ * the workspace.
+ */
 static const struct
 {
 	const char *name;
 	OpdLevel	level;
 	bool		everywhere;		/* a matter of the whole agent: of workspace "*" */
-}			functions[] = {
+}			api[] = {
+	{"opdata_connections", OPD_READER, false},
+	{"opdata_jobs", OPD_READER, false},
+	{"opdata_egress", OPD_READER, false},
+	{"opdata_masks", OPD_READER, false},
+	{"opdata_limits", OPD_READER, false},
+	{"opdata_grants", OPD_ADMIN, false},
+	{"opdata_recipients", OPD_ADMIN, true},
 	{"opdata_status", OPD_READER, false},
 	{"opdata_public_key", OPD_READER, false},
 	{"opdata_verify_egress", OPD_READER, false},
@@ -121,36 +131,37 @@ static const struct
 	{"opdata_resume", OPD_ADMIN, true},
 };
 
-/* The highest level that a role itself has somewhere, or in workspace "*". 0: none. */
+/*
+ * The highest level that a role itself has somewhere, or in workspace "*". 0: none.
+ * Rows of it that do not count were forgotten before.
+ */
 static int
-highest_level(const char *role, bool everywhere)
+highest_level(Oid role, bool everywhere)
 {
 	static OpdStatement find = {
 		.sql = "SELECT COALESCE(pg_catalog.max(" RANK "), 0)"
-		" FROM opdata.access WHERE role_name = $1 AND (NOT $2 OR workspace_id = '*')",
+		" FROM opdata.access WHERE role = $1 AND (NOT $2 OR workspace_id = '*')",
 		.n_args = 2,
-		.arg_types = {NAMEOID, BOOLOID}
+		.arg_types = {OIDOID, BOOLOID}
 	};
-	NameData	name;
-	Datum		values[] = {NameGetDatum(&name), BoolGetDatum(everywhere)};
+	Datum		values[] = {ObjectIdGetDatum(role), BoolGetDatum(everywhere)};
 
-	namestrcpy(&name, role);
 	(void) opd_sql_run(&find, values, NULL);
 	return opd_sql_int4(0, 1);
 }
 
-/* Give or take a privilege on an object, named as SQL wants it. */
+/* Give or take a privilege on an object, both as SQL wants them. */
 static void
-set_privilege(bool give, const char *privilege, const char *object, const char *role)
+set_privilege(bool give, const char *privilege, const char *role)
 {
 	/* CASCADE: from whom the role has passed it on to as well, or nothing could be taken */
-	opd_sql_utility(psprintf("%s %s ON %s %s %s%s", give ? "GRANT" : "REVOKE", privilege, object,
+	opd_sql_utility(psprintf("%s %s %s %s%s", give ? "GRANT" : "REVOKE", privilege,
 							 give ? "TO" : "FROM", quote_identifier(role), give ? "" : " CASCADE"));
 }
 
-/* Objects of the extension as text, one a row; the rows are copied. */
+/* Privileges on objects of the extension as text, one a row; the rows are copied. */
 static int
-list_objects(OpdStatement *find, Datum *values, char ***names)
+list_privileges(OpdStatement *find, Datum *values, char ***names)
 {
 	int			n = (int) opd_sql_run(find, values, NULL);
 
@@ -162,52 +173,43 @@ list_objects(OpdStatement *find, Datum *values, char ***names)
 
 /* Make the privileges of a role those that its rows call for. */
 static void
-apply_privileges(const char *role)
+apply_privileges(const char *role, Oid roleid)
 {
-	static OpdStatement find_functions = {
-		.sql = "SELECT p.oid::pg_catalog.regprocedure::text" OPD_SQL_MEMBERS("pg_proc", "p")
-		" WHERE e.extname = 'opdata' AND p.proname = $1"
-		"  AND p.proowner <> $2",
+	static OpdStatement find = {
+		.sql = "SELECT 'EXECUTE ON FUNCTION ' || p.oid::pg_catalog.regprocedure::text" OPD_SQL_MEMBERS("pg_proc", "p")
+		" WHERE e.extname = 'opdata' AND p.proname = $2 AND p.proowner <> $1"
+		" UNION ALL"
+		" SELECT 'SELECT ON TABLE ' || c.oid::pg_catalog.regclass::text" OPD_SQL_MEMBERS("pg_class", "c")
+		" WHERE e.extname = 'opdata' AND c.relname = $2 AND c.relowner <> $1",
 		.n_args = 2,
-		.arg_types = {NAMEOID, OIDOID}
-	};
-	static OpdStatement find_views = {
-		.sql = "SELECT c.oid::pg_catalog.regclass::text" OPD_SQL_MEMBERS("pg_class", "c")
-		" WHERE e.extname = 'opdata' AND c.relkind = 'v' AND c.relname LIKE 'opdata\\_%'"
-		"  AND c.relowner <> $1",
-		.n_args = 1,
-		.arg_types = {OIDOID}
+		.arg_types = {OIDOID, NAMEOID}
 	};
 	static OpdStatement find_schema = {
-		.sql = "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_extension e"
+		.sql = "SELECT 'USAGE ON SCHEMA ' || pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_extension e"
 		" JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
 		" WHERE e.extname = 'opdata' AND NOT pg_catalog.has_schema_privilege($1, n.oid, 'USAGE')",
 		.n_args = 1,
-		.arg_types = {NAMEOID}
+		.arg_types = {OIDOID}
 	};
-	int			highest = highest_level(role, false);
-	int			highest_everywhere = highest_level(role, true);
+	int			highest = highest_level(roleid, false);
+	int			highest_everywhere = highest_level(roleid, true);
 	NameData	name;
 	/* what the role owns is its own, whatever it may do in a workspace */
-	Datum		values[] = {NameGetDatum(&name), ObjectIdGetDatum(get_role_oid(role, false))};
-	char	  **objects;
+	Datum		values[] = {ObjectIdGetDatum(roleid), NameGetDatum(&name)};
+	char	  **privileges;
 	int			n;
 
-	for (int i = 0; i < (int) lengthof(functions); i++)
+	for (int i = 0; i < (int) lengthof(api); i++)
 	{
-		namestrcpy(&name, functions[i].name);
-		n = list_objects(&find_functions, values, &objects);
+		namestrcpy(&name, api[i].name);
+		n = list_privileges(&find, values, &privileges);
 		for (int j = 0; j < n; j++)
-			set_privilege((functions[i].everywhere ? highest_everywhere : highest) >= (int) functions[i].level,
-						  "EXECUTE", psprintf("FUNCTION %s", objects[j]), role);
+			set_privilege((api[i].everywhere ? highest_everywhere : highest) >= (int) api[i].level,
+						  privileges[j], role);
 	}
-	n = list_objects(&find_views, &values[1], &objects);
-	for (int j = 0; j < n; j++)
-		set_privilege(highest > 0, "SELECT", objects[j], role);
-	namestrcpy(&name, role);
 	/* left to it afterwards: somebody else may have granted it too */
-	if (highest > 0 && list_objects(&find_schema, values, &objects) > 0)
-		set_privilege(true, "USAGE", psprintf("SCHEMA %s", objects[0]), role);
+	if (highest > 0 && list_privileges(&find_schema, values, &privileges) > 0)
+		set_privilege(true, privileges[0], role);
 }
 
 /* One change after the other, since each looks at all rows of the role, and at ACLs. */
@@ -218,20 +220,22 @@ lock_access(void)
 }
 
 /*
- * Rows that do not count are of another role that had this name. They are not to
- * count again now that this one gets privileges.
+ * Rows that do not count are of another role that had this name, of another name
+ * that this role had, or from before DROP OWNED. They are not to count again now that
+ * the role gets privileges, or when it gets its old name back.
  */
 static void
-forget_namesake(const char *role)
+forget_leftovers(const char *role, Oid roleid)
 {
 	static OpdStatement delete = {
-		.sql = "DELETE FROM opdata.access WHERE role_name = $1"
-		" AND NOT EXISTS (SELECT FROM opdata.granted WHERE role_name = $1)",
-		.n_args = 1,
-		.arg_types = {NAMEOID}
+		.sql = "DELETE FROM opdata.access a WHERE (a.role_name = $1 OR a.role = $2)"
+		" AND NOT EXISTS (SELECT FROM opdata.granted g"
+		"  WHERE g.role_name = a.role_name AND g.workspace_id = a.workspace_id)",
+		.n_args = 2,
+		.arg_types = {NAMEOID, OIDOID}
 	};
 	NameData	name;
-	Datum		values[] = {NameGetDatum(&name)};
+	Datum		values[] = {NameGetDatum(&name), ObjectIdGetDatum(roleid)};
 
 	namestrcpy(&name, role);
 	(void) opd_sql_run(&delete, values, NULL);
@@ -243,7 +247,7 @@ opd_access_grant(const char *role, const char *workspace_id, OpdLevel level)
 	static OpdStatement put = {
 		.sql = "INSERT INTO opdata.access (role_name, workspace_id, level, granted_by) VALUES ($1, $2, $3, $4)"
 		" ON CONFLICT (role_name, workspace_id) DO UPDATE"
-		"  SET level = excluded.level, granted_by = excluded.granted_by, granted_at = now()",
+		"  SET role = excluded.role, level = excluded.level, granted_by = excluded.granted_by, granted_at = now()",
 		.n_args = 4,
 		.arg_types = {NAMEOID, TEXTOID, TEXTOID, NAMEOID}
 	};
@@ -253,16 +257,16 @@ opd_access_grant(const char *role, const char *workspace_id, OpdLevel level)
 		NameGetDatum(&name), CStringGetTextDatum(workspace_id),
 		CStringGetTextDatum(level_names[level]), NameGetDatum(&granted_by)
 	};
+	Oid			roleid = get_role_oid(role, false);
 	OpdSqlScope scope;
 
-	(void) get_role_oid(role, false);
 	namestrcpy(&name, role);
 	namestrcpy(&granted_by, GetUserNameFromId(GetUserId(), false));
 	opd_sql_begin(&scope);
 	lock_access();
-	forget_namesake(role);
+	forget_leftovers(role, roleid);
 	(void) opd_sql_run(&put, values, NULL);
-	apply_privileges(role);
+	apply_privileges(role, roleid);
 	opd_sql_end(&scope);
 }
 
@@ -270,13 +274,16 @@ bool
 opd_access_revoke(const char *role, const char *workspace_id, OpdLevel level)
 {
 	static OpdStatement delete = {
-		.sql = "DELETE FROM opdata.access WHERE role_name = $1 AND workspace_id = $2 AND ($3 IS NULL OR level = $3)",
-		.n_args = 3,
-		.arg_types = {NAMEOID, TEXTOID, TEXTOID}
+		.sql = "DELETE FROM opdata.access WHERE (role_name = $1 OR role = $2)"
+		" AND workspace_id = $3 AND ($4 IS NULL OR level = $4)",
+		.n_args = 4,
+		.arg_types = {NAMEOID, OIDOID, TEXTOID, TEXTOID}
 	};
+	/* a role that was dropped has left its name alone, and has no privileges to take */
+	Oid			roleid = get_role_oid(role, true);
 	NameData	name;
 	Datum		values[] = {
-		NameGetDatum(&name), CStringGetTextDatum(workspace_id),
+		NameGetDatum(&name), ObjectIdGetDatum(roleid), CStringGetTextDatum(workspace_id),
 		level != 0 ? CStringGetTextDatum(level_names[level]) : (Datum) 0
 	};
 	OpdSqlScope scope;
@@ -285,10 +292,12 @@ opd_access_revoke(const char *role, const char *workspace_id, OpdLevel level)
 	namestrcpy(&name, role);
 	opd_sql_begin(&scope);
 	lock_access();
-	found = opd_sql_run(&delete, values, level != 0 ? NULL : "  n") > 0;
-	/* a role that was dropped has no privileges to take */
-	if (found && OidIsValid(get_role_oid(role, true)))
-		apply_privileges(role);
+	found = opd_sql_run(&delete, values, level != 0 ? NULL : "   n") > 0;
+	if (found && OidIsValid(roleid))
+	{
+		forget_leftovers(role, roleid);
+		apply_privileges(role, roleid);
+	}
 	opd_sql_end(&scope);
 	return found;
 }

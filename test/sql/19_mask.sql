@@ -219,6 +219,9 @@ SELECT id, opdata_preview(id, 'SELECT 1 AS a, 2 AS b, 3 AS c, 4 AS d, 5 AS e') #
 -- a connection that is deleted and stored again finds its rules
 SELECT opdata_delete('second'), opdata_store_creds('second', payload('reader'), workspace_id => 'patterns') -> 'status' AS status;
 SELECT opdata_preview('second', 'SELECT 4 AS d') -> 'rows' AS rows;
+-- in another workspace it finds those of all workspaces, and none of the one it has left
+SELECT opdata_mask('patterns', 'a', 'second'), opdata_delete('second'), opdata_store_creds('second', payload('reader'), workspace_id => 'there') -> 'status' AS status;
+SELECT opdata_preview('second', 'SELECT 1 AS a, 4 AS d') -> 'rows' AS rows;
 
 -- previews from SQL are no egress
 SELECT count(*) AS egress FROM opdata_egress;

@@ -358,6 +358,115 @@ RESET ROLE;
 SELECT opdata_revoke('climber', 'a'), opdata_revoke('climber', 'b');
 DROP ROLE climber;
 
+-- Nor does a name that somebody gives his own role bring what another had by it,
+-- however he is let in himself.
+CREATE ROLE boss;
+CREATE ROLE helper CREATEROLE;
+SELECT opdata_grant('boss', '*', 'admin'), opdata_grant('helper', 'a', 'admin');
+DROP OWNED BY boss;
+DROP ROLE boss;
+SET SESSION AUTHORIZATION helper;
+CREATE ROLE climber;
+SELECT opdata_grant('climber', 'a', 'admin');
+ALTER ROLE climber RENAME TO boss;
+GRANT boss TO helper;
+SET ROLE boss;
+SELECT count(*) FROM opdata_connections;
+SELECT state, message FROM unnest(ARRAY['opdata_grant(''boss'', ''*'', ''admin'')', 'opdata_grant(''boss'', ''a'', ''admin'')', 'opdata_limit(''b'', NULL, NULL)']) AS t, outcome('SELECT ' || t);
+RESET ROLE;
+SELECT opdata_grant('boss', 'a', 'reader');
+SET ROLE boss;
+SELECT id FROM opdata_connections;
+SELECT state, message FROM outcome($$SELECT opdata_grant('boss', '*', 'admin')$$);
+RESET SESSION AUTHORIZATION;
+SELECT role_name, workspace_id, level, in_effect FROM opdata_grants WHERE role_name IN ('boss', 'climber');
+SELECT amount('boss'), opdata_revoke('boss', 'a'), opdata_revoke('helper', 'a');
+DROP ROLE helper;
+-- who is renamed has his rights again with his name, but none that was taken meanwhile
+SELECT opdata_grant('boss', 'a', 'admin'), opdata_grant('boss', '*', 'developer');
+ALTER ROLE boss RENAME TO climber;
+SELECT role_name, workspace_id, level, in_effect FROM opdata_grants WHERE role_name IN ('boss', 'climber') ORDER BY 2;
+SET ROLE climber;
+SELECT count(*) FROM opdata_connections;
+RESET ROLE;
+ALTER ROLE climber RENAME TO boss;
+SET ROLE boss;
+SELECT count(*) FROM opdata_connections;
+RESET ROLE;
+ALTER ROLE boss RENAME TO climber;
+SELECT opdata_revoke('climber', '*'), amount('climber');
+ALTER ROLE climber RENAME TO boss;
+SET ROLE boss;
+SELECT state FROM outcome('TABLE opdata_connections');
+RESET ROLE;
+SELECT count(*) FROM opdata.access WHERE role_name IN ('boss', 'climber');
+-- what DROP OWNED has taken does not come back with what is taken or granted after it
+SELECT opdata_grant('boss', 'a', 'reader'), opdata_grant('boss', '*', 'admin');
+DROP OWNED BY boss;
+SELECT workspace_id, level, in_effect FROM opdata_grants WHERE role_name = 'boss' ORDER BY 1;
+SELECT opdata_revoke('boss', 'a'), amount('boss');
+SELECT opdata_grant('boss', 'a', 'reader'), amount('boss');
+SELECT workspace_id, level, in_effect FROM opdata_grants WHERE role_name = 'boss' ORDER BY 1;
+SELECT opdata_revoke('boss', 'a');
+DROP ROLE boss;
+
+-- What was set, shown to those for whom it holds.
+SELECT opdata_mask('a', 'email'), opdata_mask('b', 'iban', 'other', 'text'), opdata_mask('*', 'ssn');
+SELECT opdata_mask('*', 'note', 'shop') AS of_a, opdata_mask('*', 'note', 'other') AS of_none;
+SELECT opdata_limit('a', 10, NULL), opdata_limit('b', 0, 0), opdata_limit('*', NULL, 5000);
+SELECT opdata_trust_recipient('{"kty": "EC", "crv": "P-256", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}', 'analyst') ->> 'label' AS label;
+CREATE FUNCTION policy() RETURNS TABLE (view text, rows text) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR view, rows IN VALUES ('opdata_masks', 'workspace_id, column_pattern, connection_id, type_pattern'), ('opdata_limits', 'workspace_id, previews_per_day, rows_per_day'),
+		('opdata_grants', 'role_name, workspace_id, level, in_effect'), ('opdata_recipients', 'label, length(kid), jwk ->> ''kty''') LOOP
+		BEGIN
+			EXECUTE format('SELECT string_agg(r, '' '' ORDER BY r) FROM (SELECT ROW(%s)::text FROM %I) AS t(r)', rows, view) INTO rows;
+		EXCEPTION WHEN insufficient_privilege THEN rows := SQLERRM;
+		END;
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+SELECT * FROM policy();
+SET ROLE all_admin;
+SELECT * FROM policy();
+SET ROLE a_admin;
+SELECT * FROM policy();
+SET ROLE a_developer;
+SELECT * FROM policy();
+SET ROLE a_reader;
+SELECT * FROM policy();
+SET ROLE nobody;
+SELECT * FROM policy();
+RESET ROLE;
+-- a privilege alone opens none of them, nor does the level of another workspace
+GRANT SELECT ON opdata_masks, opdata_limits, opdata_grants, opdata_recipients TO nobody, a_reader, a_admin;
+SET ROLE nobody;
+SELECT * FROM policy();
+SET ROLE a_reader;
+SELECT * FROM policy() WHERE view IN ('opdata_grants', 'opdata_recipients');
+SET ROLE a_admin;
+SELECT * FROM policy() WHERE view = 'opdata_recipients';
+RESET ROLE;
+REVOKE SELECT ON opdata_masks, opdata_limits, opdata_grants, opdata_recipients FROM nobody;
+REVOKE SELECT ON opdata_grants, opdata_recipients FROM a_reader;
+REVOKE SELECT ON opdata_recipients FROM a_admin;
+SELECT opdata_grant('all_admin', '*', 'reader');
+SET ROLE all_admin;
+SELECT * FROM policy();
+RESET ROLE;
+SELECT opdata_grant('all_admin', '*', 'admin');
+-- who set it, and when
+SELECT added_by = session_user AS by_me, added_at > now() - interval '1 hour' AS lately FROM opdata_masks
+UNION ALL SELECT added_by = session_user, added_at > now() - interval '1 hour' FROM opdata_recipients
+UNION SELECT granted_by = session_user, granted_at > now() - interval '1 hour' FROM opdata_grants WHERE role_name = 'all_admin';
+-- as it is shown it can be taken away
+SELECT bool_and((opdata_unmask(workspace_id, column_pattern, connection_id) -> 'unmasked')::boolean) AS unmasked FROM opdata_masks;
+SELECT bool_and((opdata_distrust_recipient(label) -> 'distrusted')::boolean) AS distrusted FROM opdata_recipients;
+SELECT count(*) FROM opdata_masks;
+DELETE FROM opdata.egress_limit;
+DROP FUNCTION policy;
+
 -- Mistakes.
 SELECT opdata_grant('a_reader', 'a', 'owner');
 SELECT opdata_grant('a_reader', 'a', 'READER');
@@ -368,7 +477,9 @@ SELECT opdata_grant('', 'a', 'reader');
 SELECT opdata_grant('a_reader', '', 'reader');
 SELECT state, message FROM outcome($$SELECT opdata_grant('a_reader', repeat('w', 129), 'reader')$$);
 SELECT opdata_revoke('nosuchrole', 'a');
-SELECT opdata_grant(NULL, 'a', 'reader'), opdata_grant('a_reader', NULL, 'reader'), opdata_grant('a_reader', 'a', NULL), opdata_revoke(NULL, 'a'), opdata_revoke('a_reader', NULL);
+SELECT t, state, message, detail FROM unnest(ARRAY['opdata_grant(NULL, ''a'', ''reader'')', 'opdata_grant(''a_reader'', NULL, ''reader'')', 'opdata_grant(''a_reader'', ''a'', NULL)',
+	'opdata_revoke(NULL, ''a'')', 'opdata_revoke(''a_reader'', NULL)', 'opdata_trust_recipient(NULL, ''x'')', 'opdata_trust_recipient(''{}'', NULL)', 'opdata_distrust_recipient(NULL)',
+	'opdata_rotate_public_key(NULL)', 'opdata_mask(NULL, ''x'')', 'opdata_mask(''a'', NULL)', 'opdata_unmask(NULL, ''x'')', 'opdata_unmask(''a'', NULL)', 'opdata_limit(NULL, 1, 1)']) AS t, outcome('SELECT ' || t);
 SELECT opdata_store_creds('x', payload('reader'), workspace_id => '*');
 SELECT state, message FROM outcome($$INSERT INTO opdata.connection (id, type, payload, key_id, workspace_id, name, safe_metadata, status) VALUES ('x', 'postgres', '', '', '*', 'x', '{}', 'pending')$$);
 BEGIN READ ONLY;

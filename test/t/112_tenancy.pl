@@ -292,6 +292,7 @@ sub attacks
 		'opdata_suspend()' => '',
 		'opdata_resume()' => '',
 		'opdata.egress_hash(opdata.egress)' => 'null',
+		'opdata.find_role()' => '',
 		'opdata.refuse_change()' => '');
 }
 
@@ -384,12 +385,19 @@ sub views
 		select c.oid::regclass from pg_class c join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid
 		join pg_extension e on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid
 		where e.extname = 'opdata' and d.deptype = 'e' and c.relkind = 'v' order by c.oid::regclass::text collate "C"});
-	is_deeply(\@views, [ 'opdata.granted', 'opdata.visible', 'opdata_connections', 'opdata_egress', 'opdata_jobs' ], 'these are the views');
+	is_deeply(
+		\@views,
+		[   'opdata.granted', 'opdata.visible', 'opdata_connections', 'opdata_egress', 'opdata_grants', 'opdata_jobs',
+			'opdata_limits', 'opdata_masks', 'opdata_recipients'
+		],
+		'these are the views');
 	psql(q{
 		create role in_both login; create role no_one login; create role everywhere login;
 		select opdata_grant('in_both', 'alpha', 'reader'), opdata_grant('in_both', 'beta', 'reader'), opdata_grant('everywhere', '*', 'reader');
-		grant select on opdata_connections, opdata_egress, opdata_jobs to no_one});
-	psql('analyze opdata.connection, opdata.job, opdata.egress, opdata.access');
+		grant select on opdata_connections, opdata_egress, opdata_grants, opdata_jobs, opdata_limits, opdata_masks, opdata_recipients to no_one});
+	psql('analyze opdata.connection, opdata.job, opdata.egress, opdata.access, opdata.mask, opdata.egress_limit');
+	my @readers = ([ 'alpha_reader', 'alpha' ], [ 'beta_developer', 'beta' ], [ 'in_both', 'alpha beta' ], [ 'no_one', 'none' ], [ 'everywhere', 'alpha beta' ]);
+	my @admins = ([ 'alpha_admin', '* alpha' ], [ 'beta_admin', '* beta' ], [ 'no_one', 'none' ]);
 	foreach my $view (@views)
 	{
 		if ($view =~ /^opdata\./)
@@ -397,9 +405,17 @@ sub views
 			is(state_as($_, "table $view"), '42501', "$view: is not for $_") foreach 'alpha_admin', 'everywhere';
 			next;
 		}
+		if ($view eq 'opdata_recipients')
+		{
+			is(state_as($_, "table $view"), '42501', "$view: is not for $_") foreach 'alpha_admin', 'everywhere';
+			is(psql(qq{insert into opdata.recipient values ('l', 'k', '{}', 'x'); select count(*) from $view; set role no_one; select count(*) from $view}),
+				"1\n0", "$view: nor for who has no more than the privilege");
+			psql('delete from opdata.recipient');
+			next;
+		}
 		my $workspaces = "select coalesce(string_agg(distinct workspace_id, ' ' order by workspace_id), 'none') from $view where workspace_id is not null";
 		is(as($_->[0], $workspaces), $_->[1], "$view: $_->[0] sees $_->[1]")
-		  foreach [ 'alpha_reader', 'alpha' ], [ 'beta_developer', 'beta' ], [ 'in_both', 'alpha beta' ], [ 'no_one', 'none' ], [ 'everywhere', 'alpha beta' ];
+		  foreach $view eq 'opdata_grants' ? @admins : @readers;
 
 		# a function that tells all that it is asked about, wherever it stands
 		my ($own, $theirs) = (psql("select count(*) from $view where workspace_id = 'alpha'"), psql("select count(*) from $view where workspace_id = 'beta'"));
@@ -423,7 +439,7 @@ sub views
 		}
 		foreach my $explain ('explain', 'explain (analyze, verbose, timing off)')
 		{
-			my $plan = as('alpha_reader', "$explain select * from $view where workspace_id >= 'a'");
+			my $plan = as('alpha_admin', "$explain select * from $view where workspace_id >= 'a'");
 			unlike($plan, qr/beta/, "$view: $explain shows no value of another workspace");
 		}
 		foreach my $sql (
@@ -437,14 +453,26 @@ sub views
 			"alter view $view reset (security_barrier)",
 			"create or replace view $view as select 1 as id")
 		{
-			like(state_as('alpha_admin', "begin; $sql; commit"), qr/^(?:42501|55000|42809)$/, "$view: $sql is refused");
+			like(state_as('alpha_admin', "begin; $sql; commit"), qr/^(?:42501|55000|42809|0A000)$/, "$view: $sql is refused");
 		}
 		as('alpha_admin', "grant select on $view to plain_worker");
 		is(psql("select has_table_privilege('plain_worker', '$view', 'select')"), 'f', "$view: it cannot be passed on");
-		is(state_as('alpha_reader', "select ctid from $view"), '42703', "$view: has no places of rows");
+		is(state_as('alpha_admin', "select ctid from $view"), '42703', "$view: has no places of rows");
 	}
 	is( psql(q{set role no_one; select count(*) from opdata_jobs; reset role; select count(*) > 0 from opdata_jobs}),
 		"0\nt", 'a privilege without a workspace shows no job');
+
+	# rules for all are everybody's, but name no connection of another workspace
+	psql(q{select opdata_mask('*', 'number', 'crm_alpha'), opdata_mask('*', 'number', 'crm_beta'), opdata_mask('*', 'pin'), opdata_limit('*', 90, null)});
+	foreach my $case ([ 'alpha_reader', 'alpha', 1 ], [ 'beta_reader', 'beta', 1 ], [ 'everywhere', 'alpha crm_beta', 1 ], [ 'no_one', 'none', 0 ])
+	{
+		my ($role, $side, $limits) = @$case;
+		is( as($role, q{select coalesce(string_agg(coalesce(connection_id, 'all'), ' ' order by connection_id), 'none') from opdata_masks where workspace_id = '*'}),
+			$side eq 'none' ? 'none' : "crm_$side all",
+			"$role sees the masks for all");
+		is(as($role, q{select count(*) from opdata_limits where workspace_id = '*'}), $limits, "$role: and the limits");
+	}
+	psql(q{select opdata_unmask('*', column_pattern, connection_id) from opdata_masks where workspace_id = '*'; delete from opdata.egress_limit where workspace_id = '*'});
 
 	# a job of no workspace is its requester's
 	my $payload = payload(port => $source->port);
@@ -609,11 +637,19 @@ sub dump_and_restore
 {
 	my $file = "$PostgreSQL::Test::Utils::tmp_check/tenancy.dump";
 	my $rows = 'select role_name, workspace_id, level from opdata.access order by 1, 2';
+	my $in_effect = 'select role_name, workspace_id, level from opdata_grants where in_effect order by 1, 2';
 
+	# one who has the name of another who is gone, and a privilege besides
+	psql(q{
+		create role boss login; select opdata_grant('boss', '*', 'admin'); drop owned by boss; drop role boss;
+		create role climber login; select opdata_grant('climber', 'alpha', 'reader'); alter role climber rename to boss});
+	is(as('boss', q{select count(*) from opdata_connections}), 0, 'a name brings nothing');
 	command_ok([ 'pg_dump', '--format=custom', '-f', $file, $agent->connstr('postgres') ], 'the database is dumped');
 	psql('create database restored template template0');
 	command_ok([ 'pg_restore', '--exit-on-error', '-d', $agent->connstr('restored'), $file ], 'and restored');
-	is($agent->safe_psql('restored', $rows), psql($rows), 'with who may do what');
+	is($agent->safe_psql('restored', $rows), psql($in_effect), 'with who may do what, and no more');
+	is($agent->safe_psql('restored', $in_effect), psql($in_effect), 'all of it in effect');
+	is(as('boss', q{select count(*) from opdata_connections}, dbname => 'restored'), 0, 'nor does a name bring more there');
 	is(as('alpha_developer', q{select id from opdata_connections}, dbname => 'restored'), 'crm_alpha', 'which counts there');
 	is(as('alpha_developer', q{select opdata_preview('crm_alpha', 'select 1')->'rows'}, dbname => 'restored'), '[[1]]', 'with the privileges');
 	is(state_as('alpha_developer', q{select opdata_preview('crm_beta', 'select 1')}, dbname => 'restored'), '42704', 'and no others');
@@ -627,15 +663,42 @@ sub dump_and_restore
 	$other->safe_psql('postgres', 'create role alpha_developer login');
 	$other->safe_psql('postgres', 'create database restored template template0');
 	$other->command_fails([ 'pg_restore', '-d', $other->connstr('restored'), $file ], 'where roles are missing a restore says so');
-	is($other->safe_psql('restored', $rows), psql($rows), 'and goes on: the rows are there');
+	is($other->safe_psql('restored', $rows), psql($in_effect), 'and goes on: the rows are there');
 	$other->safe_psql('restored', 'create role beta_admin login');
 	is(state_as('beta_admin', 'table opdata_connections', dbname => 'restored', node => $other), '42501', 'who comes later has nothing');
+	$other->safe_psql('restored', 'grant select on opdata_connections to beta_admin; grant execute on function opdata_status() to beta_admin');
+	is(as('beta_admin', 'select count(*) from opdata_connections', dbname => 'restored', node => $other), 0, 'nor with privileges');
 	# of the GRANTs of one object none is made when one fails
 	$other->safe_psql('restored', q{
-		select opdata_grant(role_name, workspace_id, level) from opdata.access where to_regrole(quote_ident(role_name::text)) is not null});
+		select opdata_grant(role_name, workspace_id, level) from opdata_grants where not in_effect and to_regrole(quote_ident(role_name::text)) is not null});
 	is(as('alpha_developer', q{select id from opdata_connections}, dbname => 'restored', node => $other), 'crm_alpha', 'one statement lets in again whom there is');
 	is(as('beta_admin', q{select id from opdata_connections}, dbname => 'restored', node => $other), 'crm_beta', 'each where he was');
-	is($other->safe_psql('restored', $rows), psql($rows), 'and nobody else');
+	is($other->safe_psql('restored', $rows), psql($in_effect), 'and nobody else');
+	is($other->safe_psql('restored', $in_effect), psql(q{
+			select role_name, workspace_id, level from opdata.access where role_name in ('alpha_developer', 'beta_admin') order by 1, 2}), 'who is not there');
+	$other->safe_psql('restored', q{
+		create role late;
+		set session_replication_role = 'replica';
+		insert into opdata.access (role_name, role, workspace_id, level, granted_by) values ('late', 1, 'beta', 'reader', 'x')});
+	is($other->safe_psql('restored', q{select role = 'late'::regrole from opdata.access where role_name = 'late'}), 't', 'a role is found by whatever session the row is made');
+
+	# pg_upgrade keeps the rows and the roles that they are of
+	my $before = $other->safe_psql('restored', 'table opdata.access');
 	$other->stop;
+	my $upgraded = PostgreSQL::Test::Cluster->new('upgraded');
+	$upgraded->init(extra => [ '--encoding=UTF8', '--no-locale' ]);
+	$upgraded->append_conf('postgresql.conf', "shared_preload_libraries = 'opdata'\n");
+	chomp(my $bindir = `pg_config --bindir`);
+	chdir $PostgreSQL::Test::Utils::tmp_check;
+	command_ok(
+		[   'pg_upgrade', '-b', $bindir, '-d', $other->data_dir, '-D', $upgraded->data_dir,
+			'-s', $other->host, '-p', $other->port, '-P', $upgraded->port ],
+		'the cluster is upgraded');
+	$upgraded->start;
+	is($upgraded->safe_psql('restored', 'table opdata.access'), $before, 'with all rows');
+	is(as('alpha_developer', q{select id from opdata_connections}, dbname => 'restored', node => $upgraded), 'crm_alpha', 'which count there');
+	is($upgraded->safe_psql('restored', $in_effect), psql(q{
+			select role_name, workspace_id, level from opdata.access where role_name in ('alpha_developer', 'beta_admin') order by 1, 2}), 'as before');
+	$upgraded->stop;
 	return;
 }

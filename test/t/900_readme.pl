@@ -237,7 +237,7 @@ sub check_reference
 		'agent', q{
 		select c.relname || '.' || a.attname
 		from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
-		where c.relname in ('opdata_connections', 'opdata_jobs', 'opdata_egress')
+		where c.relkind = 'v' and c.relname like 'opdata\_%'
 		order by c.relname, a.attnum});
 	foreach my $column (split /\n/, $columns)
 	{
