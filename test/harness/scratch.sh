@@ -84,7 +84,7 @@ keep_logs()
 # what an earlier run kept
 rm -rf "$checkout/tmp_check"
 
-for path in test expected sql README.md INVENTORY.md; do
+for path in test expected sql README.md SECURITY.md INVENTORY.md; do
 	[ ! -e "$checkout/$path" ] || cp -R "$checkout/$path" "$scratch/"
 done
 mkdir -p "$scratch/tmp" "$scratch/src/temporal"

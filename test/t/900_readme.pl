@@ -48,6 +48,7 @@ my @examples = examples($readme);
 cmp_ok(scalar(@examples), '>', 15, 'the README has examples');
 check_example($_) foreach @examples;
 check_reference();
+check_claims();
 
 done_testing();
 
@@ -245,5 +246,30 @@ sub check_reference
 		like($readme, qr/^\| `\Q$view\E` \|.*`\Q$name\E`/m,
 			"the README describes column $name of $view");
 	}
+	return;
+}
+
+# Each defence that SECURITY.md tells of names a test that there is.
+sub check_claims
+{
+	my $claims = slurp_file("$FindBin::RealBin/../../SECURITY.md");
+	my %named = map { $_ => 1 } $claims =~ /`(\d{2,3}_\w+\.(?:pl|sql))`/g;
+
+	cmp_ok(scalar(keys %named), '>', 20, 'SECURITY.md names tests');
+	foreach my $name (sort keys %named)
+	{
+		my $folder = $name =~ /sql$/ ? 'sql' : 't';
+		ok(-e "$FindBin::RealBin/../$folder/$name", "there is $name");
+	}
+	my ($n_rows, $in_table) = (0, 0);
+	foreach my $line (split /\n/, $claims)
+	{
+		# tables of attacks, and what they meet
+		$in_table = $line =~ /^\|/ && ($in_table || $line =~ /\| test \|$/);
+		next unless $in_table && $line !~ /\| test \|$|^\|[-|]+$/;
+		$n_rows++;
+		like($line, qr/\| [^|]*`\d{2,3}_\w+\.(?:pl|sql)`[^|]* \|$/, 'a test for: ' . substr($line, 2, 60));
+	}
+	cmp_ok($n_rows, '>', 20, 'SECURITY.md has many claims');
 	return;
 }
