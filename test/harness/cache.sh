@@ -74,18 +74,18 @@ keep()
 
 pip_install()
 {
-	python=$1
+	interpreter=$1
 	shift
-	"$python" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+	"$interpreter" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
 		--only-binary :all: --no-deps "$@"
 }
 
 make_venv()
 {
-	dir=$1
+	venv=$1
 	shift
-	"$system_python" -m venv "$dir"
-	pip_install "$dir/bin/python" "$@"
+	"$system_python" -m venv "$venv"
+	pip_install "$venv/bin/python" "$@"
 }
 
 from_pypi()
