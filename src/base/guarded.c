@@ -14,8 +14,11 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "base/guarded.h"
+
+#define LOCK_QUIET_MS	60000	/* without a lock, until the next one is logged */
 
 ErrorData *
 opd_guarded_call(void (*function) (void *arg), void *arg)
@@ -71,6 +74,23 @@ opd_guarded_transaction(void (*function) (void *arg), void *arg, bool wait_for_d
 	QueryCancelPending = false;
 	pgstat_report_stat(false);
 	return error;
+}
+
+bool
+opd_guarded_met_lock(const ErrorData *error)
+{
+	static TimestampTz last;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		return false;
+	/* those that follow are of the same lock, as far as anybody cares */
+	if (TimestampDifferenceExceeds(last, now, LOCK_QUIET_MS))
+		ereport(LOG,
+				(errmsg("opdata meets a lock that somebody holds in the agent's database, and tries again until it is gone"),
+				 errhint("The view pg_locks tells who holds it.")));
+	last = now;
+	return true;
 }
 
 bool

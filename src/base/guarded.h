@@ -32,6 +32,12 @@ extern ErrorData *opd_guarded_transaction(void (*function) (void *arg), void *ar
 										  bool wait_for_disk);
 
 /*
+ * Was it nothing but a lock of somebody else that such a transaction met, so that
+ * it should be tried again? The first of many is logged.
+ */
+extern bool opd_guarded_met_lock(const ErrorData *error);
+
+/*
  * Run function(arg), which looks at the catalogs: in the transaction that is
  * open, or in a worker, where none is, in one of its own. False when that had
  * to be rolled back.

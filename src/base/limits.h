@@ -82,6 +82,15 @@
 #define OPD_WORKERS_MAX			32	/* of each kind */
 #define OPD_WORKER_SLOTS		16	/* promise: jobs at once in an interactive worker */
 #define OPD_QUEUE_POLLERS		5	/* promise: of each queue, in all workers */
+
+#define OPD_ACTIVITY_TIMEOUT_MS	60000	/* one attempt */
+
+/*
+ * How long a task goes on trying, beside its time at the source, when somebody's
+ * lock is in its way: an activity, anything else
+ */
+#define OPD_ACTIVITY_PATIENCE_MS 45000
+#define OPD_PATIENCE_MS			10000
 #define OPD_CONF_NAME_MAX_CHARS 500 /* organisation, namespace */
 
 /* HTTP */

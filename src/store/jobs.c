@@ -102,18 +102,18 @@ opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record)
 		"   duration_ms = NULL, row_count = NULL, byte_count = NULL, error_code = NULL,"
 		"   workspace_id = COALESCE(excluded.workspace_id, j.workspace_id),"
 		"   attempt = excluded.attempt, worker = excluded.worker"
-		"  WHERE j.result IS NULL"
+		"  WHERE j.result IS NULL AND (NOT $11 OR j.started_at <= excluded.started_at)"
 		" RETURNING 1",
-		.n_args = 10,
-		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, OIDOID, TIMESTAMPTZOID, INT4OID, TEXTOID}
+		.n_args = 11,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, OIDOID, TIMESTAMPTZOID, INT4OID, TEXTOID, BOOLOID}
 	};
 	static OpdStatement find = {
 		.sql = "SELECT result FROM opdata.job WHERE workflow_id = $1 AND run_id = $2 AND activity_id = $3",
 		.n_args = 3,
 		.arg_types = {TEXTOID, TEXTOID, TEXTOID}
 	};
-	Datum		values[10];
-	char		nulls[] = "          ";
+	Datum		values[11];
+	char		nulls[] = "           ";
 	OpdSqlScope scope;
 	Datum		found = (Datum) 0;
 	bool		isnull = true;
@@ -126,6 +126,7 @@ opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record)
 	values[7] = TimestampTzGetDatum(record->started_at);
 	values[8] = Int32GetDatum(key->attempt);
 	set_text(values, nulls, 9, key->worker);
+	values[10] = BoolGetDatum(record->late);
 
 	opd_sql_begin(&scope);
 	if (opd_sql_run(&claim, values, nulls) == 0 && opd_sql_run(&find, values, nulls) == 1)
@@ -145,12 +146,12 @@ opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *r
 		"  state = CASE WHEN $9 THEN 'canceled' WHEN $7 IS NULL THEN 'succeeded' ELSE 'failed' END"
 		" FROM pg_catalog.clock_timestamp() AS f(at)"
 		" WHERE workflow_id = $1 AND run_id = $2 AND activity_id = $3 AND result IS NULL"
-		"  AND worker = $10 AND attempt = $11",
-		.n_args = 11,
-		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, JSONBOID, BOOLOID, TEXTOID, INT4OID}
+		"  AND worker = $10 AND attempt = $11 AND started_at = $12",
+		.n_args = 12,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, JSONBOID, BOOLOID, TEXTOID, INT4OID, TIMESTAMPTZOID}
 	};
-	Datum		values[11];
-	char		nulls[] = "           ";
+	Datum		values[12];
+	char		nulls[] = "            ";
 	OpdSqlScope scope;
 
 	set_key(values, nulls, key);
@@ -165,6 +166,7 @@ opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *r
 	values[8] = BoolGetDatum(record->canceled);
 	set_text(values, nulls, 9, key->worker);
 	values[10] = Int32GetDatum(key->attempt);
+	values[11] = TimestampTzGetDatum(record->started_at);
 
 	opd_sql_begin(&scope);
 	(void) opd_sql_run(&finish, values, nulls);
@@ -172,16 +174,18 @@ opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *r
 }
 
 void
-opd_jobs_bury(const char *worker, const char *state, const char *error_code)
+opd_jobs_bury(const char *worker, TimestampTz before, const char *state, const char *error_code)
 {
 	static OpdStatement bury = {
 		.sql = "UPDATE opdata.job SET state = $2, error_code = $3,"
 		"  finished_at = pg_catalog.clock_timestamp()"
-		" WHERE state = 'running' AND worker = $1",
-		.n_args = 3,
-		.arg_types = {TEXTOID, TEXTOID, TEXTOID}
+		" WHERE state = 'running' AND worker = $1 AND started_at < $4",
+		.n_args = 4,
+		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 	};
-	Datum		values[] = {CStringGetTextDatum(worker), CStringGetTextDatum(state), CStringGetTextDatum(error_code)};
+	Datum		values[] = {
+		CStringGetTextDatum(worker), CStringGetTextDatum(state), CStringGetTextDatum(error_code), TimestampTzGetDatum(before)
+	};
 	OpdSqlScope scope;
 
 	opd_sql_begin(&scope);

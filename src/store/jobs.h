@@ -23,6 +23,7 @@ typedef struct OpdJobRecord
 	int64		n_bytes;
 	const char *error_code;		/* NULL: succeeded */
 	bool		canceled;
+	bool		late;			/* what another attempt has written since is left alone */
 } OpdJobRecord;
 
 /* What the control plane knows a job by. */
@@ -62,8 +63,8 @@ extern Jsonb *opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record);
  */
 extern void opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *result);
 
-/* Jobs that a worker of this name left running have ended so. */
-extern void opd_jobs_bury(const char *worker, const char *state, const char *error_code);
+/* Jobs that a worker of this name began before then, and left running, have ended so. */
+extern void opd_jobs_bury(const char *worker, TimestampTz before, const char *state, const char *error_code);
 
 /* Delete some jobs that ended longer ago than this; returns how many. */
 extern uint64 opd_jobs_prune(int retention_s);

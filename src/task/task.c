@@ -8,14 +8,21 @@
  * Between the two transactions nothing is locked. The second one therefore
  * claims the job's row again, and finds out if another attempt was faster.
  *
+ * Nor does any of them wait for somebody else's lock, while which the other tasks
+ * of the process would stand still: it is rolled back and tried again later.
+ *
  * src/task/task.c
  *-------------------------------------------------------------------------
  */
 #include "base/opdata.h"
 
+#include <math.h>
+
+#include "lib/ilist.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 
 #include "base/guarded.h"
 #include "base/inventory.h"
@@ -33,6 +40,11 @@
 #include "store/sealing.h"
 #include "task/task.h"
 
+/* Pauses after a transaction that met a lock. */
+#define PAUSE_MS			20
+#define PAUSE_MAX_MS		500
+#define UNRECORDED_MAX		200 /* ends of one process that wait to be recorded */
+
 typedef struct Task Task;
 
 /* One type of task. */
@@ -41,11 +53,12 @@ typedef struct TaskType
 	const char *name;
 	const char *kind;			/* in opdata.job */
 	bool		durable;		/* its effects are waited for to reach the disk */
+	int			patience_ms;	/* with locks of others */
 	void		(*begin) (Task *task);	/* in a transaction; may finish it */
 	void		(*start_job) (Task *task);	/* on the loop; NULL when there is none */
 	bool		(*job_done) (Task *task, OpdError **error);	/* why it failed */
 	void		(*record) (Task *task); /* in a transaction */
-	void		(*record_failure) (Task *task); /* the same, beside the job's record; may be NULL */
+	void		(*record_failure) (Task *task); /* the same, where its failure tells something; or NULL */
 } TaskType;
 
 struct Task
@@ -56,9 +69,16 @@ struct Task
 	OpdTaskSpec spec;
 	OpdLoop    *loop;
 	OpdJobRecord record;
-	bool		begun;
+	bool		begun;			/* or tried to */
 	bool		job_started;
 	bool		claimed;		/* the job's row says that it runs */
+
+	double		patience_ms;	/* that is left, for all transactions */
+	double		until_ms;		/* the one that met a lock is tried again */
+	double		pause_ms;		/* before it is; 0: none has met one */
+	bool		last_try;
+	MemoryContext failed_try;	/* its memory */
+	OpdError   *failure;		/* to be recorded before it is the answer */
 
 	OpdConnection *connection;	/* of a stored credential */
 	OpdConnectionChange change; /* of storing */
@@ -307,10 +327,13 @@ test_record(Task *task)
 {
 	if (task->test->error != NULL)
 		task->record.error_code = opd_error_name(task->test->error->code);
-	if (task->connection != NULL)
+	/* that is not worth failing for a lock that somebody keeps */
+	if (task->connection != NULL && !task->last_try)
+	{
 		opd_connections_note_test(task->connection, task->record.error_code);
-	if (task->connection != NULL && task->spec.tell)
-		opd_outbox_tell_connection(task->record.connection_id);
+		if (task->spec.tell)
+			opd_outbox_tell_connection(task->record.connection_id);
+	}
 	opd_jobs_finish(&task->spec.key, &task->record, NULL);
 	succeed(task, task->test->result);
 }
@@ -456,14 +479,12 @@ preview_record_failure(Task *task)
 	OpdEgress	egress = egress_of(task);
 	OpdError   *refusal;
 
-	if (task->preview == NULL || !task->preview->ran)
-		return;
 	egress.error_code = task->record.canceled ? "canceled" : task->record.error_code;
 	opd_egress_hold();
 	refusal = opd_egress_append(&egress);
 	if (refusal != NULL && !task->record.canceled)
 	{
-		task->public.error = refusal;
+		task->failure = refusal;
 		task->record.error_code = opd_error_name(refusal->code);
 	}
 }
@@ -488,10 +509,10 @@ delete_begin(Task *task)
 /* --------------------------------------------------------------- the task */
 
 static const TaskType task_types[] = {
-	{"storeCreds", "store", true, store_begin, test_start, store_test_done, store_record, NULL},
-	{"testCredentials", "test", false, test_begin, test_start, test_done, test_record, NULL},
-	{"previewQuery", "preview", true, preview_begin, preview_start, preview_done, preview_record, preview_record_failure},
-	{"deleteConnection", "delete", true, delete_begin, NULL, NULL, NULL, NULL},
+	{"storeCreds", "store", true, OPD_ACTIVITY_PATIENCE_MS, store_begin, test_start, store_test_done, store_record, NULL},
+	{"testCredentials", "test", false, OPD_PATIENCE_MS, test_begin, test_start, test_done, test_record, NULL},
+	{"previewQuery", "preview", true, OPD_PATIENCE_MS, preview_begin, preview_start, preview_done, preview_record, preview_record_failure},
+	{"deleteConnection", "delete", true, OPD_ACTIVITY_PATIENCE_MS, delete_begin, NULL, NULL, NULL, NULL},
 };
 
 static const TaskType *
@@ -520,6 +541,8 @@ opd_task_start(OpdLoop *loop, const OpdTaskSpec *spec)
 	task->type = find_type(spec->type);
 	task->spec = *spec;
 	task->loop = loop;
+	task->record = opd_jobs_begin(task->type->kind, NULL, NULL);
+	task->patience_ms = task->type->patience_ms;
 	task->public.phase = "starting";
 	return &task->public;
 }
@@ -531,7 +554,9 @@ begin(void *arg)
 	Task	   *task = arg;
 	char	   *org_id;
 
-	task->record = opd_jobs_begin(task->type->kind, NULL, NULL);
+	/* those of a try before are gone */
+	task->record.connection_id = NULL;
+	task->record.workspace_id = NULL;
 	org_id = input_string(task, "orgId", 0);
 	if (org_id == NULL || strcmp(org_id, task->spec.org_id) != 0)
 		opd_error_throw(opd_error_hint(opd_error_new(OPD_TENANT_MISMATCH, "the job is not for the organisation of this agent"),
@@ -548,38 +573,149 @@ record(void *arg)
 		task->type->record(task);
 }
 
+/* The end of a task without a result, as it is to be written down. */
+typedef struct Ending
+{
+	dlist_node	node;			/* in "unrecorded" */
+	MemoryContext context;		/* holds it there */
+	OpdJobKey	key;
+	OpdJobRecord record;
+	bool		claimed;
+} Ending;
+
+static dlist_head unrecorded = DLIST_STATIC_INIT(unrecorded);
+static int	n_unrecorded;
+static double catch_up_at_ms;
+
+static void
+record_ending(void *arg)
+{
+	Ending	   *ending = arg;
+
+	/* one that was claimed meanwhile by another worker is left to that */
+	if (ending->claimed || opd_jobs_claim(&ending->key, &ending->record) == NULL)
+		opd_jobs_finish(&ending->key, &ending->record, NULL);
+}
+
+/* False: somebody's lock is in the way. */
+static bool
+write_ending(Ending *ending)
+{
+	ErrorData  *exception = opd_guarded_transaction(record_ending, ending, false);
+
+	if (exception == NULL)
+		return true;
+	if (opd_guarded_met_lock(exception))
+		return false;
+	ereport(LOG,
+			(errmsg("opdata could not record the end of a job: %s", exception->message)));
+	return true;
+}
+
+static void
+copy_text(const char **text)
+{
+	if (*text != NULL)
+		*text = pstrdup(*text);
+}
+
+/* Keep an end that cannot be written down now; it outlives its task. */
+static void
+keep_ending(const Ending *ending)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "opdata ended task", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Ending	   *copy = palloc(sizeof(Ending));
+
+	*copy = *ending;
+	copy->context = context;
+	copy_text(&copy->key.workflow_id);
+	copy_text(&copy->key.run_id);
+	copy_text(&copy->key.activity_id);
+	copy_text(&copy->record.connection_id);
+	copy_text(&copy->record.workspace_id);
+	copy->record.late = true;
+	dlist_push_tail(&unrecorded, &copy->node);
+	n_unrecorded++;
+	catch_up_at_ms = opd_now_ms() + PAUSE_MAX_MS;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+record_end(Task *task)
+{
+	Ending		ending = {.key = task->spec.key, .record = task->record, .claimed = task->claimed};
+
+	if (write_ending(&ending))
+		return;
+	if (n_unrecorded < UNRECORDED_MAX)
+		keep_ending(&ending);
+	else
+		ereport(LOG,
+				(errmsg("opdata could not record the end of a job: too many wait for a lock")));
+}
+
+double
+opd_task_catch_up(void)
+{
+	while (!dlist_is_empty(&unrecorded))
+	{
+		Ending	   *ending = dlist_container(Ending, node, dlist_head_node(&unrecorded));
+
+		if (opd_now_ms() < catch_up_at_ms)
+			return catch_up_at_ms;
+		if (!write_ending(ending))
+		{
+			catch_up_at_ms = opd_now_ms() + PAUSE_MAX_MS;
+			continue;
+		}
+		dlist_delete(&ending->node);
+		n_unrecorded--;
+		MemoryContextDelete(ending->context);
+	}
+	return INFINITY;
+}
+
+/* May that it failed depend on rows of the source? */
+static bool
+failure_tells(const Task *task)
+{
+	return task->type->record_failure != NULL && task->preview != NULL && task->preview->ran;
+}
+
+/* In a transaction: the failure of such a task, which may become another one. */
 static void
 record_failure(void *arg)
 {
 	Task	   *task = arg;
 
-	/* one that was claimed meanwhile by another worker is left to that */
-	if (!task->claimed && opd_jobs_claim(&task->spec.key, &task->record) != NULL)
+	if (!task->claimed && !claim(task))
 		return;
-	if (task->type->record_failure != NULL)
-		task->type->record_failure(task);
+	task->type->record_failure(task);
 	opd_jobs_finish(&task->spec.key, &task->record, NULL);
+	task->public.error = task->failure;
+	task->public.done = true;
 }
 
 /*
- * The task has failed: write it down. The error may hold what the source said;
- * nobody sends that on.
+ * The task has failed: write it down, or see to it that it is before anybody hears
+ * of it. The error may hold what the source said; nobody sends that on.
  */
 static void
 fail(Task *task, OpdError *error)
 {
-	ErrorData  *exception;
+	bool		answer = task->failure != NULL || !failure_tells(task);
 
-	task->public.result = NULL;
-	task->public.error = error;
-	task->public.done = true;
+	task->failure = error;
 	task->record.n_rows = -1;
 	task->record.n_bytes = -1;
 	task->record.error_code = opd_error_name(error->code);
-	exception = opd_guarded_transaction(record_failure, task, false);
-	if (exception != NULL)
-		ereport(LOG,
-				(errmsg("opdata could not record the failure of a job: %s", exception->message)));
+	if (!answer)
+		return;
+	task->public.result = NULL;
+	task->public.error = error;
+	task->public.done = true;
+	record_end(task);
 }
 
 /*
@@ -587,11 +723,10 @@ fail(Task *task, OpdError *error)
  * What we raised ourselves is the answer; anything else goes to the log, and its words stay here.
  */
 static void
-fail_by_exception(Task *task, const ErrorData *exception, bool claimed)
+fail_by_exception(Task *task, const ErrorData *exception)
 {
 	OpdError   *error = opd_error_of_exception(exception);
 
-	task->claimed = claimed;
 	if (error->code == OPD_INTERNAL)
 		ereport(LOG,
 				(errmsg("opdata job %s failed: %s", task->type->name, exception->message),
@@ -599,54 +734,107 @@ fail_by_exception(Task *task, const ErrorData *exception, bool claimed)
 	fail(task, error);
 }
 
+static void
+wipe_payload(Task *task)
+{
+	if (task->change.payload != NULL)
+		opd_envelope_wipe(unconstify(char *, task->change.payload));
+	task->change.payload = NULL;
+}
+
+/*
+ * A transaction of the task, in memory of its own. False when it is to be tried
+ * again, since it has met a lock. Whatever else it raises is the end of the task.
+ */
+static bool
+run_transaction(Task *task, void (*function) (void *arg), bool wait_for_disk)
+{
+	bool		claimed = task->claimed;	/* what a rollback leaves of it */
+	bool		again = task->pause_ms > 0;
+	MemoryContext context;
+	MemoryContext old;
+	ErrorData  *exception;
+
+	if (again && opd_now_ms() < task->public.again_ms)
+		return false;
+	if (task->failed_try != NULL)
+		MemoryContextDelete(task->failed_try);
+	task->failed_try = NULL;
+	context = AllocSetContextCreate(task->context, "opdata transaction", ALLOCSET_DEFAULT_SIZES);
+	task->last_try = again && opd_now_ms() >= task->until_ms;
+	old = MemoryContextSwitchTo(context);
+	exception = opd_guarded_transaction(function, task, wait_for_disk);
+	MemoryContextSwitchTo(old);
+	if (exception == NULL)
+	{
+		if (again)
+			task->patience_ms = Max(0, task->until_ms - opd_now_ms());
+		task->pause_ms = 0;
+		return true;
+	}
+
+	task->claimed = claimed;
+	task->public.result = NULL;
+	task->public.done = false;
+	if (task->last_try || !opd_guarded_met_lock(exception))
+	{
+		if (again)
+			task->patience_ms = Max(0, task->until_ms - opd_now_ms());
+		task->pause_ms = 0;
+		fail_by_exception(task, exception);
+		return true;
+	}
+	task->failed_try = context;
+	if (!task->job_started)
+		wipe_payload(task);
+	if (!again)
+		task->until_ms = opd_now_ms() + task->patience_ms;
+	task->pause_ms = again ? Min(task->pause_ms * 1.5, PAUSE_MAX_MS) : PAUSE_MS;
+	task->public.again_ms = Min(opd_now_ms() + task->pause_ms, task->until_ms);
+	return false;
+}
+
+static void
+advance(Task *task)
+{
+	OpdError   *error;
+
+	if (!task->job_started)
+	{
+		task->begun = true;
+		if (!run_transaction(task, begin, task->type->durable && task->type->record == NULL) ||
+			task->public.done)
+			return;
+		task->job_started = true;
+		task->type->start_job(task);
+	}
+	else if (!task->claimed)
+		(void) run_transaction(task, claim_late, false);
+	if (task->public.done || !task->type->job_done(task, &error))
+		return;
+	task->public.phase = "recording";
+	if (task->failure == NULL && error != NULL)
+		fail(task, error);
+	else if (task->failure == NULL)
+		(void) run_transaction(task, record, task->type->durable);
+	if (task->failure != NULL && !task->public.done)
+		(void) run_transaction(task, record_failure, task->type->durable);
+}
+
 bool
 opd_task_advance(OpdTask *public)
 {
 	Task	   *task = (Task *) public;
 	MemoryContext caller;
-	ErrorData  *exception;
-	OpdError   *error;
-	bool		claimed = task->claimed;	/* what a rollback leaves of it */
 
 	if (task->public.done)
 		return true;
 	caller = MemoryContextSwitchTo(task->context);
-	if (!task->begun)
-	{
-		task->begun = true;
-		exception = opd_guarded_transaction(begin, task, task->type->durable && task->type->record == NULL);
-		if (exception != NULL)
-			fail_by_exception(task, exception, claimed);
-		else if (!task->public.done)
-		{
-			task->job_started = true;
-			task->type->start_job(task);
-		}
-	}
-	else if (!task->public.done && !task->claimed)
-	{
-		exception = opd_guarded_transaction(claim_late, task, false);
-		if (exception != NULL)
-			fail_by_exception(task, exception, claimed);
-		claimed = task->claimed;
-	}
-	if (!task->public.done && task->job_started && task->type->job_done(task, &error))
-	{
-		task->public.phase = "recording";
-		if (error != NULL)
-			fail(task, error);
-		else
-		{
-			exception = opd_guarded_transaction(record, task, task->type->durable);
-			if (exception != NULL)
-				fail_by_exception(task, exception, claimed);
-		}
-	}
-	if (task->public.done && task->change.payload != NULL)
-	{
-		opd_envelope_wipe(unconstify(char *, task->change.payload));
-		task->change.payload = NULL;
-	}
+	advance(task);
+	if (task->pause_ms == 0)
+		task->public.again_ms = INFINITY;
+	if (task->public.done)
+		wipe_payload(task);
 	MemoryContextSwitchTo(caller);
 	return task->public.done;
 }
@@ -655,17 +843,17 @@ static void
 note_end(OpdTask *public, bool canceled)
 {
 	Task	   *task = (Task *) public;
-	ErrorData  *exception;
 
 	if (!task->begun || task->public.done)
 		return;
+	/* without what a transaction that met a lock has set */
+	task->record.n_rows = -1;
+	task->record.n_bytes = -1;
 	task->record.canceled = canceled;
-	if (!canceled)
-		task->record.error_code = opd_error_name(OPD_INTERNAL);
-	exception = opd_guarded_transaction(record_failure, task, false);
-	if (exception != NULL)
-		ereport(LOG,
-				(errmsg("opdata could not record the end of a job: %s", exception->message)));
+	task->record.error_code = canceled ? NULL : opd_error_name(OPD_INTERNAL);
+	/* with a lock in the way, its record has to do */
+	if (!failure_tells(task) || opd_guarded_transaction(record_failure, task, true) != NULL)
+		record_end(task);
 }
 
 void

@@ -50,6 +50,7 @@ typedef struct OpdTask
 	Jsonb	   *result;			/* or */
 	OpdError   *error;
 	const char *phase;			/* "starting", "testing", "querying", "recording" */
+	double		again_ms;		/* when to go on at the latest (opd_now_ms() scale): INFINITY, or a lock is in the way */
 } OpdTask;
 
 /* Is there such a task? */
@@ -63,7 +64,8 @@ extern OpdTask *opd_task_start(OpdLoop *loop, const OpdTaskSpec *spec);
 
 /*
  * Go on as far as possible without waiting; to be called after each turn of
- * the loop, and never from a callback of it. Returns "done".
+ * the loop, and never from a callback of it. Returns "done". A transaction that
+ * meets somebody's lock is rolled back and tried again at "again_ms".
  */
 extern bool opd_task_advance(OpdTask *task);
 
@@ -73,5 +75,11 @@ extern bool opd_task_advance(OpdTask *task);
  */
 extern void opd_task_note_cancel(OpdTask *task);
 extern void opd_task_note_failure(OpdTask *task);
+
+/*
+ * Write down ends of tasks that a lock has kept from it so far. Returns when to
+ * be called next.
+ */
+extern double opd_task_catch_up(void);
 
 #endif							/* OPD_TASK_H */

@@ -418,7 +418,7 @@ advance(Activity *activity)
 		return INFINITY;
 	if (opd_now_ms() >= activity->heartbeat_at_ms)
 		send_heartbeat(activity);
-	return activity->heartbeat_at_ms;
+	return Min(activity->heartbeat_at_ms, opd_work_again_ms(activity->work));
 }
 
 /* advance() under opd_agent_guard(). */

@@ -30,6 +30,7 @@
 #define HEARTBEAT_MS	60000
 #define LOOK_MS			5000	/* at the outbox, should nobody have called */
 #define PAUSE_MS		1000	/* after a failure, doubling */
+#define NOTE_PAUSE_MS	500		/* when somebody has locked the outbox */
 #define PAUSE_MAX_MS	60000
 #define FAILURES_MAX	10		/* of the function itself; then an old call is given up */
 
@@ -38,6 +39,7 @@ typedef struct OpdCourier
 	MemoryContext context;		/* of the call under way; NULL: none */
 	OpdConvexCall *convex;
 	OpdOutboxCall call;			/* that it is about; id 0: a sign of life */
+	void		(*note) (void *arg);	/* what is still to be noted about it; NULL: nothing */
 	double		not_before_ms;	/* pause after a failure */
 	double		pause_ms;
 	double		heartbeat_ms;	/* the next sign of life */
@@ -83,12 +85,21 @@ remove_call(void *arg)
 	opd_outbox_remove(((OpdCourier *) arg)->call.id);
 }
 
+/* Note what came of a call. Before it is noted no other one is made. */
 static void
-in_transaction(void (*function) (void *arg), OpdCourier *courier)
+note(OpdCourier *courier, void (*function) (void *arg))
 {
 	ErrorData  *error = opd_guarded_transaction(function, courier, false);
 
-	if (error != NULL)
+	courier->note = NULL;
+	if (error == NULL)
+		return;
+	if (opd_guarded_met_lock(error))
+	{
+		courier->note = function;
+		courier->not_before_ms = opd_now_ms() + NOTE_PAUSE_MS;
+	}
+	else
 		ereport(LOG,
 				(errmsg("opdata could not note what came of a message to the control plane: %s", error->message)));
 }
@@ -122,7 +133,7 @@ start(OpdAgent *agent, const char *function, const Jsonb *args)
 	ereport(WARNING,
 			(errmsg("opdata gives up a message to the control plane, %s: %s", function, error->message)));
 	if (agent->courier->call.id != 0)
-		in_transaction(remove_call, agent->courier);
+		note(agent->courier, remove_call);
 	return false;
 }
 
@@ -177,7 +188,7 @@ begin(OpdAgent *agent)
 	}
 	courier->outbox = opd_state_outbox();
 	error = opd_guarded_transaction(read_first, courier, false);
-	if (error != NULL)
+	if (error != NULL && !opd_guarded_met_lock(error))
 		ereport(LOG,
 				(errmsg("opdata could not look for messages to the control plane: %s", error->message)));
 	if (courier->call.id == 0)
@@ -218,7 +229,7 @@ take_answer(OpdAgent *agent)
 		courier->pause_ms = 0;
 		opd_state_note_delivery(NULL);
 		if (courier->call.id != 0)
-			in_transaction(remove_call, courier);
+			note(courier, remove_call);
 		return;
 	}
 
@@ -245,11 +256,11 @@ take_answer(OpdAgent *agent)
 			ereport(WARNING,
 					(errmsg("opdata gives up a message to the control plane, %s: %s",
 							courier->call.function, reply.message)));
-			in_transaction(remove_call, courier);
+			note(courier, remove_call);
 			courier->failed = 0;
 		}
 		else
-			in_transaction(note_failure, courier);
+			note(courier, note_failure);
 	}
 	courier->pause_ms = Min(Max(courier->pause_ms * 2, PAUSE_MS), PAUSE_MAX_MS);
 	courier->not_before_ms = opd_now_ms() + opd_client_jitter(courier->pause_ms);
@@ -288,6 +299,11 @@ opd_courier_advance(OpdAgent *agent)
 		return now + PAUSE_MS;
 	if (now < courier->not_before_ms)
 		return courier->not_before_ms;
+	if (courier->note != NULL)
+	{
+		note(courier, courier->note);
+		return 0;
+	}
 	if (now < courier->heartbeat_ms && now < courier->look_ms && opd_state_outbox() == courier->outbox)
 		return Min(courier->heartbeat_ms, courier->look_ms);
 

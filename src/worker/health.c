@@ -158,6 +158,7 @@ all_well(void)
 void
 opd_health_tell(void)
 {
+	static OpdHealth logged = NOT_TOLD; /* what is in the log already, and could not be told */
 	OpdHealth	health = opd_health_now();
 	ErrorData  *error;
 
@@ -166,13 +167,16 @@ opd_health_tell(void)
 		return;
 	if (!opd_state_claim_notice(health))
 		return;
-	ereport(LOG,
-			(errmsg("the opdata agent is %s%s", health == 0 ? "" : "not healthy: ", opd_health_text(health))));
+	if (health != logged)
+		ereport(LOG,
+				(errmsg("the opdata agent is %s%s", health == 0 ? "" : "not healthy: ", opd_health_text(health))));
 	error = opd_guarded_transaction(notify, &health, false);
+	logged = error == NULL ? NOT_TOLD : health;
 	if (error == NULL)
 		return;
-	ereport(LOG,
-			(errmsg("opdata could not send a notification: %s", error->message)));
+	if (!opd_guarded_met_lock(error))
+		ereport(LOG,
+				(errmsg("opdata could not send a notification: %s", error->message)));
 	/* to be told at the next look */
 	(void) opd_state_claim_notice(NOT_TOLD);
 }

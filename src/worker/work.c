@@ -94,6 +94,12 @@ opd_work_advance(OpdWork *work, OpdWorkEnd *end)
 	return true;
 }
 
+double
+opd_work_again_ms(const OpdWork *work)
+{
+	return work->task != NULL ? work->task->again_ms : 0;
+}
+
 const char *
 opd_work_phase(const OpdWork *work)
 {

@@ -45,6 +45,9 @@ extern OpdWork *opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdW
  */
 extern bool opd_work_advance(OpdWork *work, OpdWorkEnd *end);
 
+/* When it wants to go on, should nothing happen; INFINITY: not before something does. */
+extern double opd_work_again_ms(const OpdWork *work);
+
 /* What it does now, for people. */
 extern const char *opd_work_phase(const OpdWork *work);
 

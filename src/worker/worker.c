@@ -52,6 +52,7 @@
 
 #define RESTART_S			1
 #define LOOK_MS				5000	/* how often to look at what may have changed */
+#define LOOK_AGAIN_MS		200		/* the same when that met a lock */
 #define IDLE_LOOK_MS		60000	/* the same for one without a connection */
 #define ABSENT_LOOK_MS		300000	/* try a database that was not there again */
 #define DRAIN_MS			5000	/* running jobs may end, when there is time */
@@ -184,26 +185,33 @@ find_extension(void *arg)
 	*found = OidIsValid(get_extension_oid("opdata", true));
 }
 
-/* Run in a transaction; false when it raised something, which goes to the log. */
+/*
+ * Run in a transaction; false when it met somebody's lock, and is to be tried again
+ * later. What else it raises goes to the log.
+ */
 static bool
 in_own_transaction(void (*function) (void *arg), void *arg)
 {
 	ErrorData  *error;
 
 	error = opd_guarded_transaction(function, arg, false);
-	if (error != NULL)
-		ereport(LOG,
-				(errmsg("opdata worker \"%s\": %s", opd_state_name(), error->message)));
-	return error == NULL;
+	if (error == NULL)
+		return true;
+	if (opd_guarded_met_lock(error))
+		return false;
+	ereport(LOG,
+			(errmsg("opdata worker \"%s\": %s", opd_state_name(), error->message)));
+	return true;
 }
 
 /* One that cannot be looked for, since somebody has locked the catalog, exists. */
 static bool
 extension_exists(void)
 {
-	bool		found = false;
+	bool		found = true;
 
-	return !in_own_transaction(find_extension, &found) || found;
+	(void) in_own_transaction(find_extension, &found);
+	return found;
 }
 
 static void
@@ -233,13 +241,14 @@ look_at_cluster(void *arg)
 		note_cluster(agent);
 }
 
-static void
+/* Returns when to do it again. */
+static double
 look_around(OpdAgent *agent)
 {
 	bool		was_copy = agent->is_copy;
 	bool		was_suspended = agent->suspended;
+	bool		looked = in_own_transaction(look_at_cluster, agent);
 
-	(void) in_own_transaction(look_at_cluster, agent);
 	if (agent->is_copy && !was_copy)
 		ereport(LOG,
 				(errmsg("opdata worker \"%s\" asks for no tasks, since this database is a copy of one in another cluster", agent->name),
@@ -250,18 +259,27 @@ look_around(OpdAgent *agent)
 				 errhint("When it may work again, run: SELECT opdata_resume();")));
 	opd_route_look(agent);
 	opd_health_tell();
+	return opd_now_ms() + (looked ? LOOK_MS : LOOK_AGAIN_MS);
 }
+
+typedef struct Burial
+{
+	const char *worker;
+	TimestampTz before;			/* when jobs began that are not ours */
+} Burial;
 
 static void
 bury_jobs(void *arg)
 {
-	opd_jobs_bury(arg, "failed", opd_error_name(OPD_INTERNAL));
+	Burial	   *burial = arg;
+
+	opd_jobs_bury(burial->worker, burial->before, "failed", opd_error_name(OPD_INTERNAL));
 }
 
 static void
 suspend_jobs(void *arg)
 {
-	opd_jobs_bury(arg, "canceled", opd_error_name(OPD_SUSPENDED));
+	opd_jobs_bury(arg, DT_NOEND, "canceled", opd_error_name(OPD_SUSPENDED));
 }
 
 static void
@@ -319,6 +337,7 @@ advance(OpdAgent *agent)
 	next = Min(next, opd_keyring_advance(agent));
 	next = Min(next, opd_signin_advance(agent));
 	next = Min(next, opd_courier_advance(agent));
+	next = Min(next, opd_task_catch_up());
 	/* last, since what ended makes room */
 	next = Min(next, opd_polls_advance(agent));
 	opd_state_note_load(agent->n_running, agent->n_polls);
@@ -450,13 +469,12 @@ look_whether_suspended(void *arg)
 static bool
 go_on_leaving(OpdAgent *agent, MemoryContext scratch, double until_ms)
 {
+	uint64		generation = opd_state_generation();
 	bool		suspended = false;
 
-	if (opd_state_generation() != agent->generation)
-	{
-		agent->generation = opd_state_generation();
-		(void) in_own_transaction(look_whether_suspended, &suspended);
-	}
+	/* as long as it cannot be looked at, nothing goes on */
+	if (generation != agent->generation && in_own_transaction(look_whether_suspended, &suspended))
+		agent->generation = generation;
 	if (suspended && !agent->suspended)
 	{
 		agent->suspended = true;
@@ -524,15 +542,17 @@ work(OpdWorkerConf *conf)
 {
 	OpdAgent   *agent = make_agent(conf);
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "opdata turn", ALLOCSET_DEFAULT_SIZES);
+	Burial		burial = {agent->name, GetCurrentTimestamp()};
+	bool		buried;
 	bool		began_suspended;
-	double		look_at_ms = opd_now_ms() + LOOK_MS;
+	double		look_at_ms;
 	double		prune_at_ms = opd_now_ms();
 
 	agent->generation = opd_state_generation();
 	opd_state_set(OPD_WORKER_CONNECTING);
-	look_around(agent);
+	look_at_ms = look_around(agent);
 	began_suspended = agent->suspended;
-	(void) in_own_transaction(bury_jobs, unconstify(char *, agent->name));
+	buried = in_own_transaction(bury_jobs, &burial);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	for (;;)
 	{
@@ -543,34 +563,35 @@ work(OpdWorkerConf *conf)
 		if (opd_state_generation() != agent->generation || opd_now_ms() >= look_at_ms)
 		{
 			agent->generation = opd_state_generation();
-			look_at_ms = opd_now_ms() + LOOK_MS;
 			if (!extension_exists())
 			{
 				opd_state_set_absent(OPD_WORKER_NO_EXTENSION, agent->generation);
 				break;
 			}
-			look_around(agent);
+			look_at_ms = look_around(agent);
 			if (agent->suspended && !began_suspended)
 			{
 				stop_at_once(agent);
 				return;
 			}
 			began_suspended = agent->suspended;
+			buried = buried || in_own_transaction(bury_jobs, &burial);
 		}
 		if (opd_now_ms() >= prune_at_ms)
 		{
 			uint64		n_pruned = 0;
+			bool		pruned = in_own_transaction(prune_jobs, &n_pruned);
 
-			(void) in_own_transaction(prune_jobs, &n_pruned);
-			prune_at_ms = opd_now_ms() + (n_pruned > 0 ? LOOK_MS : PRUNE_MS);
+			prune_at_ms = opd_now_ms() + (n_pruned > 0 || !pruned ? LOOK_MS : PRUNE_MS);
 		}
 	}
 	leave(agent, scratch);
 }
 
 /*
- * Nobody's lock holds us up for long, and what the owner of the database or the
- * role has set for sessions is not for us.
+ * Nobody's lock holds us up: the whole process would stand still, and what meets
+ * one is tried again. What the owner of the database or the role has set for
+ * sessions is not for us.
  */
 static void
 override_settings(void)
@@ -580,7 +601,7 @@ override_settings(void)
 		const char *name;
 		const char *value;
 	}			settings[] = {
-		{"lock_timeout", "2s"},
+		{"lock_timeout", "10ms"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},

@@ -12,6 +12,7 @@
  */
 #include "base/opdata.h"
 
+#include "base/limits.h"
 #include "worker/agent.h"
 
 /*
@@ -25,7 +26,7 @@ run_activity(OpdWorkflow *workflow, const char *type)
 		.id = type,
 		.type = type,
 		.max_attempts = 3,
-		.start_to_close_ms = 60000,
+		.start_to_close_ms = OPD_ACTIVITY_TIMEOUT_MS,
 		.heartbeat_ms = 10000
 	};
 	Tp__Payloads *result;

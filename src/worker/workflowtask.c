@@ -796,7 +796,11 @@ opd_workflowtask_advance(OpdAgent *agent)
 			MemoryContextDelete(run->context);
 		}
 		else
+		{
 			next = Min(next, a.next);
+			if (run->step != NULL)
+				next = Min(next, opd_work_again_ms(run->step));
+		}
 	}
 	return next;
 }
