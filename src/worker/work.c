@@ -30,6 +30,18 @@ clean_id(const char *id)
 	return opd_text_clean(id, strlen(id), OPD_TEMPORAL_ID_MAX_CHARS, NULL);
 }
 
+/*
+ * Keys as this process found them at its start, since it asked the command that was
+ * set then; but what stands for the file may be a link, which leads elsewhere by now.
+ */
+static OpdKeySource
+keys_of(OpdAgent *agent)
+{
+	OpdKeySource now = opd_conf_keys();
+
+	return agent->keys.command[0] == '\0' && now.command[0] == '\0' ? now : agent->keys;
+}
+
 OpdWork *
 opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdWorkOrder *order)
 {
@@ -51,7 +63,7 @@ opd_work_start(OpdAgent *agent, MemoryContext parent, const OpdWorkOrder *order)
 	spec->require_sealed = opd_conf_require_sealed();
 	spec->require_sealed_preview = opd_conf_require_sealed_preview;
 	spec->org_id = agent->conf->org_id;
-	spec->keys = opd_conf_keys();
+	spec->keys = keys_of(agent);
 	spec->tell = agent->conf->convex_url[0] != '\0';
 	spec->policy = opd_conf_host_policy();
 	spec->policy.allowed_hosts = pstrdup(spec->policy.allowed_hosts);	/* outlives a reload */
