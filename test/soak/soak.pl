@@ -12,6 +12,7 @@ use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
 use List::Util qw(max sum0);
 use Opdata::Convex;
+use Opdata::Credentials qw(reader);
 use Opdata::Faults ();
 use Opdata::HttpProxy;
 use Opdata::Issuer;
@@ -179,43 +180,19 @@ done_testing();
 
 sub say_it { print {$out} "# $_[0]\n"; return; }
 
-sub status { return json($agent, 'select opdata_status()'); }
-
 sub is_polling
 {
-	my $status = status();
+	my $status = $agent->status;
 	return $status->{healthy} && !grep { $_->{state} ne 'polling' } @{ $status->{workers} };
 }
 
 sub count_of { return $agent->safe_psql('postgres', "select count(*) from $_[0]"); }
 
-sub write_file
-{
-	my ($name, $text) = @_;
-
-	open my $file, '>', "$folder/$name.new" or die "$folder/$name.new: $!";
-	print $file $text;
-	close $file;
-	rename "$folder/$name.new", "$folder/$name" or die "$folder/$name: $!";
-	return;
-}
+sub write_file { return replace_file("$folder/$_[0]", $_[1]); }
 
 # ---------------------------------------------------------------- jobs
 
-sub credentials
-{
-	my (%other) = @_;
-
-	return {
-		host => '127.0.0.1',
-		port => $source_port + 0,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable',
-		%other
-	};
-}
+sub credentials { return reader($source, port => $source_port + 0, @_); }
 
 # Type, input and expected end of a job of a kind.
 sub job_of
@@ -412,7 +389,7 @@ sub mishap
 	# Of the others the growth is to be seen.
 	if ($turn % 7 == 0)
 	{
-		my ($worker) = grep { $_->{name} eq 'interactive 2' && $_->{pid} } @{ status()->{workers} };
+		my ($worker) = grep { $_->{name} eq 'interactive 2' && $_->{pid} } @{ $agent->status->{workers} };
 		$agent->safe_psql('postgres', "select pg_terminate_backend($worker->{pid})") if $worker;
 		$told{'worker terminated'}++;
 	}
@@ -448,7 +425,7 @@ sub sample
 	my ($at) = @_;
 	my %sample = (at => $at);
 
-	foreach my $worker (@{ status()->{workers} })
+	foreach my $worker (@{ $agent->status->{workers} })
 	{
 		my $pid = $worker->{pid} // next;
 		my $rollup = eval { slurp_file("/proc/$pid/smaps_rollup") } // next;

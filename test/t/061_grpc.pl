@@ -857,7 +857,7 @@ sub cancelled_polls
 	works_on('a visit to another server');
 	ok(wait_until(sub { !@{ $other->ask('connections') } }, $soon), 'nothing is left open at the other server');
 	is_deeply($other->ask('violations'), [], 'the workers kept to HTTP/2 and gRPC there');
-	$other->stop;
+	$other->kill;
 
 	# one process
 	my $worker = worker('interactive 1');
@@ -951,7 +951,7 @@ sub connections
 		0, 'no poll shared a connection with an answer or a heartbeat');
 
 	$frontend->mark;
-	foreach my $entry (@{ $frontend->{log} })
+	foreach my $entry (@{ $frontend->{entries} })
 	{
 		next unless $entry->{event} =~ /^(rpc|end)$/ and $entry->{rpc} =~ /^Poll/;
 		$open{ $entry->{connection} } += $entry->{event} eq 'rpc' ? 1 : -1;

@@ -8,12 +8,12 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
-use Opdata::Temporal;
+use Opdata::Process;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $root = "$FindBin::RealBin/../..";
-my @command = (Opdata::Temporal::program('OPD_PYTHON'), '-B', "$root/test/python/check_descriptors.py");
+my @command = (Opdata::Process::program('OPD_PYTHON'), '-B', "$root/test/python/check_descriptors.py");
 my $proto = slurp_file("$root/src/temporal/temporal.proto");
 my ($out, $err) = ('', '');
 

@@ -9,7 +9,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use Opdata::Engine;
-use Opdata::Temporal;
+use Opdata::Process;
 use Opdata::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -36,7 +36,7 @@ sub mutations
 	my @histories = sort glob "$FindBin::RealBin/../histories/*/*.txt";
 
 	IPC::Run::run(
-		[   Opdata::Temporal::program('OPD_PYTHON'), '-B',
+		[   Opdata::Process::program('OPD_PYTHON'), '-B',
 			"$FindBin::RealBin/../python/mutate.py", $seed,
 			$count, @histories
 		],

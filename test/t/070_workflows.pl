@@ -1163,7 +1163,7 @@ sub unknown_types
 	};
 	my $unknown = sub {
 		my $n = 0;
-		foreach my $worker ($tenant->workers)
+		foreach my $worker ($tenant->agent->workers)
 		{
 			my $told = $worker->{unknownType} // next;
 			$n += $told->{count} if $told->{workflowType} eq 'peerEcho';

@@ -8,9 +8,8 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use List::Util qw(max sum0);
-use Opdata::Credentials;
+use Opdata::Credentials qw(literal reader);
 use Opdata::Faults qw(session sockets_to);
-use Opdata::Temporal;
 use Opdata::Test;
 use Opdata::Workflows;
 use PostgreSQL::Test::Utils;
@@ -27,8 +26,7 @@ $source->safe_psql('postgres',
 my $tenant = tenant('acme');
 my $agent = $tenant->agent;
 my $client = $tenant->client;
-my $credentials =
-  credentials($source, username => 'reader', password => 'reader_pw');
+my $credentials = reader($source);
 my $number = 0;
 
 $agent->safe_psql('postgres',
@@ -151,7 +149,9 @@ sub many_at_once
 				$most_in_hand = max($most_in_hand, $in_hand);
 				$most_in_all = max($most_in_all, $in_all);
 				return $done == 200;
-			}
+			},
+			undef,
+			0.05
 		),
 		'200 previews at once are done'
 	);
@@ -327,7 +327,7 @@ sub queries
 	like($job->{worker}, qr/^interactive [12]$/, 'and its worker');
 	is( sum0(
 			map  { $_->{running} }
-			grep { $_->{name} eq $job->{worker} } $tenant->workers
+			grep { $_->{name} eq $job->{worker} } $tenant->agent->workers
 		),
 		1,
 		'which says so itself'
@@ -474,7 +474,7 @@ sub cancel_preview
 	);
 	ok( wait_until(
 			sub {
-				sum0(map { $_->{running} } $tenant->workers) == 0;
+				sum0(map { $_->{running} } $tenant->agent->workers) == 0;
 			}
 		),
 		'and no worker has anything in hand'
@@ -546,7 +546,7 @@ sub enable
 	$agent->reload;
 	wait_until(
 		sub {
-			!grep { $_->{state} ne $state } $tenant->workers;
+			!grep { $_->{state} ne $state } $tenant->agent->workers;
 		}
 	) or die "the workers are not $state\n";
 	return;

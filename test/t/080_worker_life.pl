@@ -9,10 +9,11 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
 use List::Util qw(sum0);
+use Opdata::Agent;
+use Opdata::Credentials qw(reader);
 use Opdata::Faults;
 use Opdata::Temporal;
 use Opdata::Test;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -53,7 +54,7 @@ my $number = 0;
 # Database "postgres" has the extension too: there the status is asked for
 # while the workers' own database comes and goes.
 my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
+	'agent', soon => $soon, conf => <<"EOT");
 log_line_prefix = '[%b] '
 wal_level = replica
 max_wal_senders = 4
@@ -110,42 +111,12 @@ sub processes
 	return @pids;
 }
 
-sub workers
-{
-	return @{ json($node, 'select opdata_status()')->{workers} };
-}
-
-sub states
-{
-	return join(' ', map { $_->{state} } workers());
-}
-
-# Are all workers in this state?
-sub all_are
-{
-	my ($state) = @_;
-	my @workers = workers();
-
-	return @workers == grep { $_->{state} eq $state } @workers;
-}
-
-sub get
-{
-	my ($state, $name) = @_;
-
-	ok(wait_until(sub { all_are($state) }, $soon), $name)
-	  or diag(states());
-	return;
-}
-
 # Sessions of workers; only those with a database connection are shown.
 sub connected
 {
 	return $node->safe_psql('postgres',
 		q{select count(*) from pg_stat_activity where backend_type = 'opdata worker'});
 }
-
-sub pids { return join(' ', map { $_->{pid} // 'none' } workers()); }
 
 # Run a statement: nothing may be in its way.
 sub runs_at_once
@@ -173,14 +144,7 @@ sub preview
 		input => {
 			orgId => $organisation,
 			type => 'postgres',
-			credentials => {
-				host => '127.0.0.1',
-				port => $source->port,
-				database => 'postgres',
-				username => 'reader',
-				password => 'reader_pw',
-				sslMode => 'disable'
-			},
+			credentials => reader($source),
 			sql => $sql
 		},
 		%more);
@@ -210,15 +174,8 @@ sub begin_slow
 	my $ticket = $client->send('execute',
 		preview("select 'slept' from pg_sleep($seconds)"));
 
-	ok(wait_until(sub { sleeping() }), 'a preview sleeps at the source');
+	ok(wait_until(sub { sleeping($source) }), 'a preview sleeps at the source');
 	return $ticket;
-}
-
-# Does a preview sleep at the source?
-sub sleeping
-{
-	return $source->safe_psql('postgres',
-		q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
 }
 
 # ---------------------------------------------------------------- the log
@@ -257,7 +214,7 @@ sub quiet
 
 	sleep $seconds;
 	@lines = worker_lines($from);
-	cmp_ok(scalar(@lines), '<=', $per_worker * workers(),
+	cmp_ok(scalar(@lines), '<=', $per_worker * $node->workers,
 		"$why is told at most $per_worker times a worker in $seconds seconds")
 	  or diag(join("\n", @lines));
 	return;
@@ -267,65 +224,65 @@ sub quiet
 
 sub database_missing
 {
-	get('no_database', 'workers wait for a database that does not exist');
+	$node->workers_get('no_database', 'workers wait for a database that does not exist');
 	# each try is two lines: why, and the end of the process
 	quiet('a missing database', 4);
 	is(connected(), 0, 'they have no database connection');
 
 	$agent->safe_psql('postgres', 'create database agentdb owner owner');
-	get('no_extension', 'they notice the new database, and that it is empty');
+	$node->workers_get('no_extension', 'they notice the new database, and that it is empty');
 	is(connected(), 0, 'of which they keep no connection');
 	runs_at_once('it can be dropped', 'drop database agentdb');
-	get('no_database', 'they notice that too');
+	$node->workers_get('no_database', 'they notice that too');
 	$agent->safe_psql('postgres', 'create database agentdb owner owner');
-	get('no_extension', 'and that it is back');
+	$node->workers_get('no_extension', 'and that it is back');
 	return;
 }
 
 sub extension_comes_and_goes
 {
 	$node->safe_psql('agentdb', 'create extension opdata cascade');
-	get('polling', 'workers begin when the extension comes');
+	$node->workers_get('polling', 'workers begin when the extension comes');
 	works('a workflow is done');
 
 	runs_at_once('DROP EXTENSION is not blocked by long polls',
 		'drop extension opdata', dbname => 'agentdb');
-	get('no_extension', 'workers leave when the extension is dropped');
+	$node->workers_get('no_extension', 'workers leave when the extension is dropped');
 	ok(wait_until(sub { connected() == 0 }, $soon), 'without a connection');
 
 	$node->safe_psql('agentdb', 'create extension opdata');
-	get('polling', 'they come back with it');
+	$node->workers_get('polling', 'they come back with it');
 	works('a workflow is done after that');
 
-	my $before = pids();
+	my $before = $node->pids;
 	$node->safe_psql('agentdb', 'begin; drop extension opdata; rollback');
 	sleep 2;
-	is(states(), 'polling polling polling', 'a drop that is rolled back sends nobody away');
-	is(pids(), $before, 'they are the same processes');
+	is($node->states, 'polling polling polling', 'a drop that is rolled back sends nobody away');
+	is($node->pids, $before, 'they are the same processes');
 
 	# with its tables the job's record goes, so that it may fail
 	my $ticket = begin_slow(2);
 	runs_at_once('nor is it blocked by a preview', 'drop extension opdata', dbname => 'agentdb');
-	get('no_extension', 'which workers leave then');
+	$node->workers_get('no_extension', 'which workers leave then');
 	$node->safe_psql('agentdb', 'create extension opdata');
-	get('polling', 'they come back again');
+	$node->workers_get('polling', 'they come back again');
 	like($client->receive($ticket)->{error}{type} // 'ok',
 		qr/^(?:ok|internal)$/, 'the preview has come to an end');
 
 	# which is one more way in which the extension may go
 	$node->safe_psql('agentdb', 'drop extension pgcrypto cascade');
-	get('no_extension', 'they leave when the extension is dropped with another');
+	$node->workers_get('no_extension', 'they leave when the extension is dropped with another');
 	$node->safe_psql('agentdb', 'create extension opdata cascade');
-	get('polling', 'and come back');
+	$node->workers_get('polling', 'and come back');
 	works('a workflow is done after that');
 
 	# the other database's extension is not theirs
-	$before = pids();
+	$before = $node->pids;
 	$node->safe_psql('agentdb', q{create database second});
 	$node->safe_psql('second', 'create extension opdata cascade');
 	$node->safe_psql('second', 'drop extension opdata');
 	works('a workflow is done beside an extension that comes and goes elsewhere');
-	is(pids(), $before, 'by the same processes');
+	is($node->pids, $before, 'by the same processes');
 	is( $node->safe_psql(
 			'postgres', q{
 			select string_agg(distinct datname, ' ') from pg_stat_activity where backend_type = 'opdata worker'}
@@ -345,7 +302,7 @@ sub locks
 	foreach my $table ('pg_catalog.pg_extension', 'opdata.job')
 	{
 		my $session = session($node, 'agentdb');
-		my ($before, $longest) = (pids(), 0);
+		my ($before, $longest) = ($node->pids, 0);
 		my $until = time() + 6;
 
 		is($session->run("begin; lock table $table in access exclusive mode")->{error}, undef, "$table is locked");
@@ -364,9 +321,9 @@ sub locks
 		$session->run('rollback');
 		$session->quit;
 		is($client->receive($ticket)->{error}{type} // 'ok', 'ok', 'a preview of that time ends well');
-		get('polling', 'they work on after it');
+		$node->workers_get('polling', 'they work on after it');
 		works('a workflow is done then');
-		is(pids(), $before, 'by the same processes');
+		is($node->pids, $before, 'by the same processes');
 	}
 	like(slurp_file($node->logfile, $from), qr/opdata meets a lock/, 'that there was a lock is in the log');
 	return;
@@ -374,7 +331,7 @@ sub locks
 
 sub pollers
 {
-	my @workers = workers();
+	my @workers = $node->workers;
 	my $pollers = $client->pollers(task_queue => "tenant-$organisation");
 	my $bulk = $client->pollers(task_queue => "tenant-$organisation-bulk");
 	my %of = map { $_->{pid} => $_->{name} } @workers;
@@ -397,8 +354,8 @@ sub pollers
 	{
 		my ($kind, $n, $name) = @$case;
 
-		ok(wait_until(sub { sum0(map { $_->{polls} } grep { $_->{kind} eq $kind } workers()) >= $n }, $soon), $name)
-		  or diag(states());
+		ok(wait_until(sub { sum0(map { $_->{polls} } grep { $_->{kind} eq $kind } $node->workers) >= $n }, $soon), $name)
+		  or diag($node->states);
 	}
 	ok(wait_until(sub { sockets_to($temporal->port, 'connected') >= 15 }, $soon), 'each on a connection of its own');
 	return;
@@ -430,61 +387,51 @@ sub no_transaction_while_waiting
 		}
 		is_deeply(\@held, [], "no transaction is open during $waiting");
 	}
-	is(sleeping(), 1, 'the preview still sleeps');
+	is(sleeping($source), 1, 'the preview still sleeps');
 	has_result($client->receive($ticket), 'slept', 'and ends well');
-	return;
-}
-
-sub set
-{
-	my (%settings) = @_;
-
-	$node->append_conf('postgresql.conf',
-		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
-	$node->reload;
 	return;
 }
 
 sub reload
 {
-	my $before = pids();
+	my $before = $node->pids;
 	my $from = log_end();
 	my $ticket = begin_slow(4);
 
-	set('opdata.job_retention' => '29d');
+	$node->set(job_retention => '29d');
 	ok(wait_until(sub { slurp_file($node->logfile, $from) =~ /parameter "opdata.job_retention" changed/ }),
 		'a reload in the middle of a preview');
 	has_result($client->receive($ticket), 'slept', 'does not disturb it');
 	works('a reload does not disturb a long poll');
-	is(pids(), $before, 'workers that nothing is new for are the same');
+	is($node->pids, $before, 'workers that nothing is new for are the same');
 
 	# The queue that a preview came from is left while it runs.
 	$ticket = begin_slow(3);
 	$organisation = 'other';
-	set('opdata.org_id' => $organisation);
+	$node->set(org_id => $organisation);
 	has_result($client->receive($ticket), 'slept', 'a preview outlives a change of settings');
 	works('a new organisation takes effect on reload');
-	get('polling', 'in all workers');
+	$node->workers_get('polling', 'in all workers');
 	$organisation = 'acme';
-	set('opdata.org_id' => $organisation);
+	$node->set(org_id => $organisation);
 	works('so does the old one');
-	get('polling', 'in all workers');
+	$node->workers_get('polling', 'in all workers');
 
-	set('opdata.temporal_address' => '127.0.0.1:1');
-	get('unreachable', 'a new address takes effect on reload');
-	is($_->{lastError}{code}, 'UNAVAILABLE', "$_->{name} says why") foreach workers();
-	set('opdata.temporal_address' => $temporal->address);
-	get('polling', 'so does the old one');
+	$node->set(temporal_address => '127.0.0.1:1');
+	$node->workers_get('unreachable', 'a new address takes effect on reload');
+	is($_->{lastError}{code}, 'UNAVAILABLE', "$_->{name} says why") foreach $node->workers;
+	$node->set(temporal_address => $temporal->address);
+	$node->workers_get('polling', 'so does the old one');
 	works('a workflow is done after that');
 
-	foreach my $needed ('opdata.org_id', 'opdata.temporal_address')
+	foreach my $needed ('org_id', 'temporal_address')
 	{
-		my $value = $node->safe_psql('postgres', "show $needed");
-		set($needed => '');
-		get('not_configured', "without $needed workers are idle");
+		my $value = $node->safe_psql('postgres', "show opdata.$needed");
+		$node->set($needed => '');
+		$node->workers_get('not_configured', "without opdata.$needed workers are idle");
 		is(connected(), 0, 'and have no database connection');
-		set($needed => $value);
-		get('polling', 'until it is set');
+		$node->set($needed => $value);
+		$node->workers_get('polling', 'until it is set');
 	}
 	return;
 }
@@ -493,14 +440,14 @@ sub disabled
 {
 	my $ticket = begin_slow(2);
 
-	set('opdata.enabled' => 'off');
+	$node->set(enabled => 'off');
 	has_result($client->receive($ticket), 'slept', 'a preview is finished before the workers leave');
-	get('disabled', 'opdata.enabled = off takes effect on reload');
+	$node->workers_get('disabled', 'opdata.enabled = off takes effect on reload');
 	is(connected(), 0, 'they have no database connection');
 	runs_at_once('the database can be renamed', 'alter database agentdb rename to renamed');
 	runs_at_once('and back', 'alter database renamed rename to agentdb');
-	set('opdata.enabled' => 'on');
-	get('polling', 'opdata.enabled = on takes effect too');
+	$node->set(enabled => 'on');
+	$node->workers_get('polling', 'opdata.enabled = on takes effect too');
 	works('a workflow is done after that');
 	return;
 }
@@ -516,7 +463,7 @@ sub terminate
 	cmp_ok(time() - $begun, '<', $at_once, 'at once');
 	ok( wait_until(
 			sub {
-				my ($now) = grep { $_->{name} eq $worker->{name} } workers();
+				my ($now) = grep { $_->{name} eq $worker->{name} } $node->workers;
 				return $now->{state} eq 'polling' && $now->{pid} != $worker->{pid};
 			},
 			$soon),
@@ -526,28 +473,28 @@ sub terminate
 
 sub termination_and_cancel
 {
-	my $before = pids();
+	my $before = $node->pids;
 	my $from = log_end();
 	my $ticket = begin_slow(3);
 
 	is($node->safe_psql('postgres', "select pg_cancel_backend($_->{pid})"), 't', "$_->{name} is sent a cancel")
-	  foreach workers();
+	  foreach $node->workers;
 	has_result($client->receive($ticket), 'slept', 'the preview goes on');
 	works('so do the polls');
-	is(pids(), $before, 'in the same processes');
+	is($node->pids, $before, 'in the same processes');
 	is_deeply([ worker_lines($from) ], [], 'and there is nothing to say about it');
 
-	terminate($_, 'a long poll') foreach workers();
+	terminate($_, 'a long poll') foreach $node->workers;
 	works('a workflow is done after that');
 
 	# what is not given back is given out again after 10 seconds
 	$ticket = begin_slow(2);
-	my ($busy) = grep { $_->{running} > 0 } workers();
+	my ($busy) = grep { $_->{running} > 0 } $node->workers;
 	terminate($busy, 'a preview');
 	my $ended = $client->receive($ticket);
 	has_result($ended, 'slept', 'which is done by another one');
 	cmp_ok($ended->{seconds}, '<', 9, 'right away');
-	ok(wait_until(sub { !sleeping() }), 'nothing is left at the source');
+	ok(wait_until(sub { !sleeping($source) }), 'nothing is left at the source');
 	return;
 }
 
@@ -555,17 +502,17 @@ sub other_databases
 {
 	foreach my $statement ('create database third', 'drop database third', 'drop database second')
 	{
-		my $before = pids();
+		my $before = $node->pids;
 
 		runs_at_once("$statement is not blocked by long polls", $statement);
-		is(pids(), $before, 'and sends nobody away');
+		is($node->pids, $before, 'and sends nobody away');
 	}
 
 	# the process signal barrier of a drop must be taken during a preview too
 	$node->safe_psql('postgres', 'create database fourth');
 	my $ticket = begin_slow(8);
 	runs_at_once('a database is dropped during a preview', 'drop database fourth');
-	is(sleeping(), 1, 'which still sleeps');
+	is(sleeping($source), 1, 'which still sleeps');
 	has_result($client->receive($ticket), 'slept', 'and ends well');
 	is($node->safe_psql('postgres', 'select count(*) from pg_database where datconnlimit = -2'),
 		0, 'no database is left invalid');
@@ -577,7 +524,7 @@ sub create_anew
 {
 	$node->safe_psql('postgres', 'create database agentdb owner owner');
 	$node->safe_psql('agentdb', 'create extension opdata cascade');
-	get('polling', 'the workers come back with the database');
+	$node->workers_get('polling', 'the workers come back with the database');
 	works('a workflow is done after that');
 	return;
 }
@@ -590,7 +537,7 @@ sub own_database_dropped
 			"a $user drops the database of the workers during long polls",
 			'drop database agentdb',
 			$user eq 'owner' ? (extra_params => [ '-U', 'owner' ]) : ());
-		get('no_database', 'the workers wait without it');
+		$node->workers_get('no_database', 'the workers wait without it');
 		quiet('a dropped database', 4) if $user eq 'owner';
 		create_anew();
 	}
@@ -609,18 +556,18 @@ sub own_database_dropped
 sub own_database_renamed
 {
 	runs_at_once('the database is renamed during long polls', 'alter database agentdb rename to away');
-	get('no_database', 'the workers wait for the name');
+	$node->workers_get('no_database', 'the workers wait for the name');
 	is(connected(), 0, 'without a connection');
 	runs_at_once('it is renamed back', 'alter database away rename to agentdb');
-	get('polling', 'the workers come back');
+	$node->workers_get('polling', 'the workers come back');
 	works('a workflow is done after that');
 
 	# another database may come to have the name
 	$node->safe_psql('postgres', 'create database heir template agentdb');
 	$node->safe_psql('postgres', 'alter database agentdb rename to away');
-	get('no_database', 'the workers wait for the name again');
+	$node->workers_get('no_database', 'the workers wait for the name again');
 	$node->safe_psql('postgres', 'alter database heir rename to agentdb');
-	get('polling', 'and take the one that gets it');
+	$node->workers_get('polling', 'and take the one that gets it');
 	$node->safe_psql('postgres', 'drop database away');
 	return;
 }
@@ -629,16 +576,16 @@ sub own_database_moved_and_copied
 {
 	$node->safe_psql('postgres', q{create tablespace elsewhere location ''});
 	runs_at_once('the database is moved during long polls', 'alter database agentdb set tablespace elsewhere');
-	get('polling', 'the workers come back');
+	$node->workers_get('polling', 'the workers come back');
 	works('a workflow is done after that');
 	runs_at_once('it is moved back', 'alter database agentdb set tablespace pg_default');
-	get('polling', 'the workers come back again');
+	$node->workers_get('polling', 'the workers come back again');
 
 	foreach my $strategy ('wal_log', 'file_copy')
 	{
 		runs_at_once("the database is copied during long polls ($strategy)",
 			"create database copy template agentdb strategy $strategy");
-		get('polling', 'the workers come back');
+		$node->workers_get('polling', 'the workers come back');
 		runs_at_once('the copy is in nobody\'s hands', 'drop database copy');
 	}
 	works('a workflow is done after that');
@@ -652,31 +599,31 @@ sub own_database_in_use
 
 	is(error_of($node, 'drop database agentdb')->{sqlstate},
 		'55006', 'a database that somebody uses cannot be dropped');
-	get('polling', 'the workers come back');
+	$node->workers_get('polling', 'the workers come back');
 	works('a workflow is done after that');
 
 	my $drop = session($node)->start('drop database agentdb');
 	ok(wait_until(sub { connected() == 0 }, $soon), 'the workers leave for another try');
 	$node->safe_psql('postgres', 'select pg_cancel_backend(' . $drop->pid . ')');
 	is($drop->finish->{error}{sqlstate}, '57014', 'which is cancelled');
-	get('polling', 'the workers come back');
+	$node->workers_get('polling', 'the workers come back');
 
 	$drop->start('drop database agentdb');
 	ok(wait_until(sub { connected() == 0 }, $soon), 'the workers leave for a third try');
 	$node->safe_psql('postgres', 'select pg_terminate_backend(' . $drop->pid . ')');
-	get('polling', 'and come back when its session is gone');
+	$node->workers_get('polling', 'and come back when its session is gone');
 	$somebody->quit;
 	works('a workflow is done after that');
 
 	is(error_of($node, 'begin; drop database agentdb')->{sqlstate},
 		'25001', 'a database cannot be dropped in a transaction');
-	get('polling', 'the workers are back from that too');
+	$node->workers_get('polling', 'the workers are back from that too');
 	return;
 }
 
 sub strangers
 {
-	my $before = pids();
+	my $before = $node->pids;
 
 	foreach my $statement (
 		'drop database agentdb',
@@ -689,14 +636,14 @@ sub strangers
 			"without the right to it, nobody disturbs workers by: $statement");
 	}
 	works('a workflow is done after that');
-	is(pids(), $before, 'by the same processes');
+	is($node->pids, $before, 'by the same processes');
 	return;
 }
 
 # Workers run on the primary only; a standby that becomes it starts them.
 sub promotion
 {
-	my $standby = PostgreSQL::Test::Cluster->new('standby');
+	my $standby = Opdata::Agent->new('standby', soon => $soon);
 
 	$agent->backup('backup');
 	$standby->init_from_backup($agent, 'backup', has_streaming => 1);
@@ -705,14 +652,14 @@ sub promotion
 
 	$node = $standby;
 	is_deeply([ processes() ], [], 'a standby has no worker processes');
-	is(states(), 'stopped stopped stopped', 'and its status says so');
-	is(pids(), 'none none none', 'without pids');
+	is($node->states, 'stopped stopped stopped', 'and its status says so');
+	is($node->pids, 'none none none', 'without pids');
 	works('workflows are done on the primary');
 
 	$agent->stop;
 	is_deeply([ processes() ], [], 'the end of the primary changes nothing');
 	$standby->promote;
-	get('polling', 'workers start at the promotion');
+	$node->workers_get('polling', 'workers start at the promotion');
 	is(scalar(() = processes()), 3, 'as many as there shall be');
 	works('workflows are done on the new primary');
 	$standby->stop;
@@ -720,7 +667,7 @@ sub promotion
 
 	$node = $agent;
 	$agent->start;
-	get('polling', 'the old primary is back');
+	$node->workers_get('polling', 'the old primary is back');
 	return;
 }
 
@@ -738,10 +685,10 @@ sub shutdowns
 {
 	foreach my $mode ('smart', 'fast', 'immediate')
 	{
-		get('polling', 'all workers poll');
+		$node->workers_get('polling', 'all workers poll');
 		stop_quickly($mode, 'long polls');
 		$node->start;
-		get('polling', 'they are back after it');
+		$node->workers_get('polling', 'they are back after it');
 
 		my $ticket = begin_slow(8);
 		stop_quickly($mode, 'a preview');
@@ -750,7 +697,7 @@ sub shutdowns
 	}
 
 	# nobody but themselves can end them then
-	get('polling', 'all workers poll');
+	$node->workers_get('polling', 'all workers poll');
 	my $ticket = begin_slow(5);
 	my @pids = processes();
 	is(scalar(@pids), 3, 'one in a preview, two in long polls');
@@ -771,14 +718,14 @@ sub number_of_workers
 		$node->append_conf('postgresql.conf',
 			"opdata.interactive_workers = $interactive\nopdata.bulk_workers = $bulk\n");
 		$node->restart;
-		get('polling', "$interactive workers for short jobs, $bulk for long ones");
-		is( join(' ', map { $_->{name} } workers()),
+		$node->workers_get('polling', "$interactive workers for short jobs, $bulk for long ones");
+		is( join(' ', map { $_->{name} } $node->workers),
 			join(' ', $interactive ? 'interactive 1' : (), $bulk ? 'bulk 1' : ()),
 			'are what the status shows');
 		is(scalar(() = processes()), $n, 'and what there is');
 		ok( wait_until(
 				sub {
-					sum0(map { $_->{polls} } workers()) >= 10 * $interactive + 5 * $bulk;
+					sum0(map { $_->{polls} } $node->workers) >= 10 * $interactive + 5 * $bulk;
 				},
 				$soon),
 			'with five polls at least for each queue');
@@ -795,11 +742,11 @@ sub role
 	{
 		$node->append_conf('postgresql.conf', "opdata.worker_role = '$role'\n");
 		$node->restart;
-		get('no_database', "workers cannot work as role $role");
+		$node->workers_get('no_database', "workers cannot work as role $role");
 		quiet('that', 6);
 	}
 	$node->safe_psql('postgres', 'alter role no_login login');
-	get('polling', 'they begin when the role may log in');
+	$node->workers_get('polling', 'they begin when the role may log in');
 	works('a workflow is done after that');
 	is( $node->safe_psql('postgres',
 			q{select string_agg(distinct usename, ' ') from pg_stat_activity where backend_type = 'opdata worker'}),

@@ -9,30 +9,22 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
-use Opdata::Temporal;
+use Opdata::Credentials qw(reader);
 use Opdata::Test;
+use Opdata::Workflows;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 
 my $json = JSON::PP->new->canonical->allow_nonref;
-my $number = 0;
-
-# in a file, so that it can be away for a while
-my $temporal = temporal_server('temporal', persistent => 1);
-my $client = $temporal->client;
 
 my $source = source_cluster('source');
 $source->safe_psql('postgres',
 	q{create role reader login password 'reader_pw'});
 
-my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
-restart_after_crash = on
-opdata.org_id = 'acme'
-opdata.temporal_address = '@{[ $temporal->address ]}'
-opdata.temporal_tls = off
-EOT
+# Temporal in a file, so that it can be away for a while.
+my $tenant = tenant('acme', persistent => 1, conf => "restart_after_crash = on\n");
+my ($temporal, $client, $agent) = map { $tenant->$_ } qw(temporal client agent);
 
 # What is done to the table of connections is written down. While the file
 # "gate" exists, a transaction waits there, just before its commit.
@@ -51,7 +43,7 @@ $agent->safe_psql(
 		for each row execute function public.note_effect();
 });
 
-ready('the workers poll');
+$agent->workers_get('polling', 'the workers poll');
 store_killed_before_the_commit();
 store_killed_in_the_transaction();
 store_killed_after_the_commit();
@@ -81,14 +73,6 @@ sub rows
 	return $json->decode($stdout);
 }
 
-sub effects
-{
-	my ($id) = @_;
-	return join(' ',
-		map { $_->{operation} }
-		  @{ rows("select operation from public.effect where id = '$id' order by n") });
-}
-
 # The job of a workflow, which has one.
 sub job
 {
@@ -97,63 +81,28 @@ sub job
 	return $jobs->[0];
 }
 
-sub workers
-{
-	my $status = rows('select opdata_status()') // return;
-	return @{ $status->[0]{opdata_status}{workers} };
-}
-
-sub ready
-{
-	my ($name) = @_;
-
-	ok( wait_until(
-			sub {
-				my @workers = workers();
-				return @workers
-				  && @workers == grep { $_->{state} eq 'polling' } @workers;
-			}
-		),
-		$name);
-	return;
-}
+# None while the cluster takes no connections.
+sub workers { return eval { $agent->workers }; }
 
 # ---------------------------------------------------------------- workflows
-
-sub credentials
-{
-	return {
-		host => '127.0.0.1',
-		port => $source->port,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable'
-	};
-}
 
 sub workflow
 {
 	my ($type, %input) = @_;
-
-	return (
-		type => $type,
-		workflow_id => "$type " . ++$number,
-		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', %input });
+	return $tenant->arguments($type, \%input);
 }
 
 sub store
 {
 	my ($id) = @_;
 	return workflow('storeCredsWorkflow',
-		connectionId => $id, name => "name of $id", credentials => credentials());
+		connectionId => $id, name => "name of $id", credentials => reader($source));
 }
 
 sub preview
 {
 	my ($sql) = @_;
-	return workflow('previewQueryWorkflow', credentials => credentials(), sql => $sql);
+	return workflow('previewQueryWorkflow', credentials => reader($source), sql => $sql);
 }
 
 # Number of the last attempt of a workflow's activity.
@@ -248,14 +197,14 @@ sub store_killed_before_the_commit
 		'the job that was left is closed when its worker is back');
 	isnt($job->{finished_at}, undef, 'with the time');
 	is_deeply([ map { $_->{running} } workers() ], [ 0, 0, 0 ], 'the status shows nothing of it');
-	is(effects('tested'), '', 'nothing is stored');
+	is($agent->effects('tested'), '', 'nothing is stored');
 	thaw_source();
 
 	my $ended = $client->receive($ticket);
 	is($ended->{result}{connectionId}, 'tested', 'the store is done after the crash')
 	  or diag($json->encode($ended));
 	is($ended->{result}{test}{ok}, JSON::PP::true, 'with the test');
-	is(effects('tested'), 'INSERT', 'once');
+	is($agent->effects('tested'), 'INSERT', 'once');
 	cmp_ok(attempts($store{workflow_id}), '>=', 2, 'by a further attempt');
 	$job = job($store{workflow_id});
 	is($job->{state}, 'succeeded', 'its job has succeeded');
@@ -272,13 +221,13 @@ sub store_killed_in_the_transaction
 	my $ticket = $client->send('execute', %store);
 	at_the_gate();
 	kill_worker(job($store{workflow_id}));
-	is(effects('half'), '', 'what was not committed is gone');
+	is($agent->effects('half'), '', 'what was not committed is gone');
 	open_gate();
 
 	my $ended = $client->receive($ticket);
 	is($ended->{result}{connectionId}, 'half', 'the store is done after the crash')
 	  or diag($json->encode($ended));
-	is(effects('half'), 'INSERT', 'once');
+	is($agent->effects('half'), 'INSERT', 'once');
 	is(attempts($store{workflow_id}), 2, 'by the second attempt');
 	return;
 }
@@ -328,13 +277,13 @@ sub store_killed_after_the_commit
 	my $result = kill_between_commit_and_answer(store('committed'));
 
 	is($result->{connectionId}, 'committed', 'the result is that of the store');
-	is(effects('committed'), 'INSERT', 'which is done once');
-	ready('all workers poll');
+	is($agent->effects('committed'), 'INSERT', 'which is done once');
+	$agent->workers_get('polling', 'all workers poll');
 
 	# the same over an existing connection
 	kill_between_commit_and_answer(store('committed'));
-	is(effects('committed'), 'INSERT UPDATE', 'a connection is replaced once');
-	ready('all workers poll');
+	is($agent->effects('committed'), 'INSERT UPDATE', 'a connection is replaced once');
+	$agent->workers_get('polling', 'all workers poll');
 	return;
 }
 
@@ -344,8 +293,8 @@ sub delete_killed
 	  kill_between_commit_and_answer(workflow('deleteConnectionWorkflow', connectionId => 'committed'));
 
 	is_deeply($result, { deleted => JSON::PP::true }, 'a delete that was done tells so, though there is nothing left');
-	is(effects('committed'), 'INSERT UPDATE DELETE', 'it is done once');
-	ready('all workers poll');
+	is($agent->effects('committed'), 'INSERT UPDATE DELETE', 'it is done once');
+	$agent->workers_get('polling', 'all workers poll');
 
 	my %delete = workflow('deleteConnectionWorkflow', connectionId => 'half');
 	close_gate();
@@ -357,13 +306,13 @@ sub delete_killed
 	};
 	my ($name) = map { $_->{name} } grep { $_->{pid} == $worker->{pid} } workers();
 	kill_worker({ worker => $name });
-	is(effects('half'), 'INSERT', 'a delete that was not committed is not done');
+	is($agent->effects('half'), 'INSERT', 'a delete that was not committed is not done');
 	open_gate();
 	is_deeply(
 		$client->receive($ticket)->{result},
 		{ deleted => JSON::PP::true },
 		'until its second attempt');
-	is(effects('half'), 'INSERT DELETE', 'which does it once');
+	is($agent->effects('half'), 'INSERT DELETE', 'which does it once');
 	is(attempts($delete{workflow_id}), 2, 'and is the last one');
 	return;
 }
@@ -427,9 +376,9 @@ sub immediate_shutdown
 	my ($stored, $previewed) = map { $client->receive($_) } @tickets;
 	is($stored->{result}{connectionId}, 'immediate', 'the store is done after an immediate shutdown');
 	is($previewed->{result}{rows}[0][0], 'slept', 'so is the preview');
-	is(effects('immediate'), 'INSERT', 'what was stored is stored once');
+	is($agent->effects('immediate'), 'INSERT', 'what was stored is stored once');
 	cmp_ok(attempts($store{workflow_id}), '>=', 2, 'by a further attempt');
-	ready('all workers poll');
+	$agent->workers_get('polling', 'all workers poll');
 	return;
 }
 
@@ -484,9 +433,9 @@ sub many_kills
 				$thrice++;
 			}
 			elsif (($store->{result}{connectionId} // '') ne "load $n"
-				|| effects("load $n") ne 'INSERT')
+				|| $agent->effects("load $n") ne 'INSERT')
 			{
-				push @wrong, [ $store, effects("load $n") ];
+				push @wrong, [ $store, $agent->effects("load $n") ];
 			}
 			push @wrong, $preview
 			  if !$preview->{result} || $preview->{result}{rows}[0][0] != $n;

@@ -11,7 +11,8 @@ use lib "$FindBin::RealBin/../perl";
 use IO::Socket::INET;
 use JSON::PP;
 use List::Util qw(sum0);
-use Opdata::Faults ();
+use Opdata::Credentials qw(reader);
+use Opdata::Faults qw(sleeping);
 use Opdata::Temporal;
 use Opdata::Test;
 use PostgreSQL::Test::Utils;
@@ -34,25 +35,13 @@ $source->safe_psql('postgres',
 	q{create role reader login password 'reader_pw'});
 
 my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
+	'agent', soon => $soon, conf => <<"EOT");
 log_line_prefix = '[%b] '
 opdata.org_id = 'acme'
 opdata.temporal_address = '@{[ $temporal->address ]}'
 opdata.temporal_tls = off
 EOT
-
-# what is done to the table of connections is written down
-$agent->safe_psql(
-	'postgres', q{
-	create table public.effect (n bigint generated always as identity, id text, operation text);
-	create function public.note_effect() returns trigger language plpgsql as $$
-	begin
-		insert into public.effect (id, operation) values (coalesce(new.id, old.id), tg_op);
-		return null;
-	end $$;
-	create trigger note_effect after insert or update or delete on opdata.connection
-		for each row execute function public.note_effect();
-});
+$agent->note_effects;
 
 started_before_temporal();
 a_minute_without_temporal();
@@ -69,37 +58,6 @@ done_testing();
 
 # ---------------------------------------------------------------- questions
 
-sub status { return json($agent, 'select opdata_status()'); }
-
-sub workers { return @{ status()->{workers} }; }
-
-sub pids { return join(' ', map { $_->{pid} // 'none' } workers()); }
-
-sub warned
-{
-	my ($code) = @_;
-	return scalar grep { $_->{code} eq $code } @{ status()->{warnings} };
-}
-
-sub get
-{
-	my ($state, $name, $timeout) = @_;
-
-	ok( wait_until(
-			sub { !grep { $_->{state} ne $state } workers() },
-			$timeout // $soon
-		),
-		$name) or diag($json->encode([ workers() ]));
-	return;
-}
-
-sub effects
-{
-	my ($id) = @_;
-	return $agent->safe_psql('postgres',
-		"select string_agg(operation, ' ' order by n) from public.effect where id = '$id'");
-}
-
 sub log_end { return -s $agent->logfile; }
 
 # How often each worker said something since then; not what.
@@ -113,33 +71,7 @@ sub said
 	return \%lines;
 }
 
-# Other settings, at work: in new processes.
-sub set
-{
-	my (%settings) = @_;
-	my %before = map { ($_->{pid} // 0) => 1 } workers();
-
-	$agent->append_conf('postgresql.conf',
-		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
-	$agent->reload;
-	wait_until(sub { !grep { $before{ $_->{pid} // 0 } || $_->{state} =~ /^st/ } workers() }, $soon)
-	  or die 'the workers go on with other settings';
-	return;
-}
-
 # ---------------------------------------------------------------- workflows
-
-sub credentials
-{
-	return {
-		host => '127.0.0.1',
-		port => $source->port,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable'
-	};
-}
 
 sub workflow
 {
@@ -156,13 +88,13 @@ sub workflow
 sub store
 {
 	my ($id) = @_;
-	return workflow('storeCredsWorkflow', $id, connectionId => $id, credentials => credentials());
+	return workflow('storeCredsWorkflow', $id, connectionId => $id, credentials => reader($source));
 }
 
 sub preview
 {
 	my ($id, $sql) = @_;
-	return workflow('previewQueryWorkflow', $id, credentials => credentials(), sql => $sql // "select '$id'");
+	return workflow('previewQueryWorkflow', $id, credentials => reader($source), sql => $sql // "select '$id'");
 }
 
 # A store or a preview by its id has ended well, once.
@@ -175,7 +107,7 @@ sub ended_once
 
 	if ($history->[0]{attributes}{workflow_type}{name} eq 'storeCredsWorkflow')
 	{
-		@got = ($result && $result->{connectionId}, effects($id));
+		@got = ($result && $result->{connectionId}, $agent->effects($id));
 		is_deeply(\@got, [ $id, 'INSERT' ], $name)
 		  or diag($json->encode([ $ended, $history ]));
 	}
@@ -204,19 +136,19 @@ sub works
 
 sub started_before_temporal
 {
-	get('unreachable', 'workers wait for a server that is not there');
-	foreach my $worker (workers())
+	$agent->workers_get('unreachable', 'workers wait for a server that is not there');
+	foreach my $worker ($agent->workers)
 	{
 		is($worker->{lastError}{code}, 'UNAVAILABLE', "$worker->{name} tells so");
 		like($worker->{lastError}{message}, qr/connect/i, 'and why');
 		is($worker->{lastPollAt}, undef, 'it never was in contact');
 	}
-	ok(warned('temporal_unreachable'), 'the status warns');
-	my $before = pids();
+	ok($agent->warned('temporal_unreachable'), 'the status warns');
+	my $before = $agent->pids;
 	$temporal->start;
-	get('polling', 'they find the server when it comes');
-	is(pids(), $before, 'without a restart');
-	ok(!warned('temporal_unreachable'), 'the warning is gone');
+	$agent->workers_get('polling', 'they find the server when it comes');
+	is($agent->pids, $before, 'without a restart');
+	ok(!$agent->warned('temporal_unreachable'), 'the warning is gone');
 	works('a workflow is done');
 	return;
 }
@@ -224,37 +156,31 @@ sub started_before_temporal
 sub a_minute_without_temporal
 {
 	my $from = log_end();
-	my $before = pids();
+	my $before = $agent->pids;
 	my @queued = ((map { { preview("queued preview $_") } } 1 .. 5), (map { { store("queued store $_") } } 1 .. 3));
 	my %slow = preview('slow', q{select 'slow' from pg_sleep(4)});
 
 	# due while the server is away
 	$client->start(%$_, start_delay => 5) foreach @queued;
 	my $ticket = $client->send('execute', %slow);
-	ok( wait_until(
-			sub {
-				$source->safe_psql('postgres',
-					q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
-			}
-		),
-		'a preview runs');
+	ok(wait_until(sub { sleeping($source) }), 'a preview runs');
 
 	my $stopped = time();
 	$temporal->stop;
-	get('unreachable', 'Temporal is stopped, and the workers tell so');
-	foreach my $worker (workers())
+	$agent->workers_get('unreachable', 'Temporal is stopped, and the workers tell so');
+	foreach my $worker ($agent->workers)
 	{
 		is($worker->{lastError}{code}, 'UNAVAILABLE', "$worker->{name} tells why");
 		isnt($worker->{lastPollAt}, undef, 'and that it was in contact');
 	}
-	ok(warned('temporal_unreachable'), 'the status warns');
+	ok($agent->warned('temporal_unreachable'), 'the status warns');
 	sleep(60 - (time() - $stopped));
 	is_deeply(said($from), { 'interactive 1' => 1, 'interactive 2' => 1, 'bulk 1' => 1 },
 		'in a minute each worker logs it once');
 
 	$temporal->start;
-	get('polling', 'Temporal is back, and so are the workers');
-	is(pids(), $before, 'without a restart');
+	$agent->workers_get('polling', 'Temporal is back, and so are the workers');
+	is($agent->pids, $before, 'without a restart');
 	is_deeply(said($from), { 'interactive 1' => 2, 'interactive 2' => 2, 'bulk 1' => 2 },
 		'each logs that once, too');
 	ended_once($client->receive($ticket), 'slow', 'the preview that was running is done');
@@ -270,7 +196,7 @@ sub a_minute_without_temporal
 # than a call takes at most.
 sub silent_temporal
 {
-	my $before = pids();
+	my $before = $agent->pids;
 	my %slow = preview('through silence', q{select 'through silence' from pg_sleep(2)});
 	my %store = store('stored in silence');
 	my $ticket = $client->send('execute', %slow);
@@ -288,11 +214,11 @@ sub silent_temporal
 	# nothing that the agent's own users do waits for Temporal
 	$agent->safe_psql('postgres', 'create database other');
 	$agent->safe_psql('postgres', 'drop database other');
-	is(pids(), $before, 'the workers live through the silence of Temporal');
+	is($agent->pids, $before, 'the workers live through the silence of Temporal');
 	$temporal->thaw;
 	ended_once($client->receive($ticket), 'through silence', 'a preview is done after it');
 	ended_once($client->receive($other), 'stored in silence', 'and a store');
-	get('polling', 'all workers poll');
+	$agent->workers_get('polling', 'all workers poll');
 	return;
 }
 
@@ -302,32 +228,31 @@ sub wrong_namespace
 {
 	my $from = log_end();
 
-	set('opdata.temporal_namespace' => 'elsewhere');
-	get('refused', 'workers are refused a namespace that does not exist');
-	foreach my $worker (workers())
+	$agent->renew(temporal_namespace => 'elsewhere');
+	$agent->workers_get('refused', 'workers are refused a namespace that does not exist');
+	foreach my $worker ($agent->workers)
 	{
 		is($worker->{lastError}{code}, 'NOT_FOUND', "$worker->{name} tells so");
 		like($worker->{lastError}{message}, qr/elsewhere/, 'naming it');
 	}
-	ok(warned('temporal_refused'), 'the status warns');
+	ok($agent->warned('temporal_refused'), 'the status warns');
 	my @hints;
 	wait_until(sub { (@hints = slurp_file($agent->logfile, $from) =~ /^\[opdata worker\] HINT:  (.*)$/mg) >= 3 }, $soon);
 	is_deeply(\@hints, [ ('Check opdata.temporal_namespace.') x 3 ], 'the log names the setting');
 
-	my $before = pids();
+	my $before = $agent->pids;
 	command_ok(
 		[
 			$ENV{OPD_TEMPORAL}, qw(operator namespace create --address),
 			$temporal->address, qw(--namespace elsewhere)
 		],
 		'the namespace is created');
-	get('polling', 'then they are not refused any more', $refused_soon);
-	is(pids(), $before, 'without a restart');
-	my $elsewhere = Opdata::Temporal::Client->new($temporal->address, 'elsewhere',
-		"$PostgreSQL::Test::Utils::log_path/elsewhere.log");
+	$agent->workers_get('polling', 'then they are not refused any more', timeout => $refused_soon);
+	is($agent->pids, $before, 'without a restart');
+	my $elsewhere = Opdata::Temporal::Client->new('elsewhere', address => $temporal->address, namespace => 'elsewhere');
 	is($elsewhere->execute(preview('elsewhere'))->{result}{rows}[0][0], 'elsewhere', 'a workflow is done there');
-	set('opdata.temporal_namespace' => 'default');
-	get('polling', 'the workers are back');
+	$agent->renew(temporal_namespace => 'default');
+	$agent->workers_get('polling', 'the workers are back');
 	return;
 }
 
@@ -345,25 +270,25 @@ sub somebody_else
 		my ($address, $state) = @{ $others{$who} };
 		my $from = log_end();
 
-		set('opdata.temporal_address' => $address);
+		$agent->renew(temporal_address => $address);
 		ok( wait_until(
 				sub {
-					!grep { $_->{state} !~ $state || !$_->{lastError} } workers();
+					!grep { $_->{state} !~ $state || !$_->{lastError} } $agent->workers;
 				},
 				$soon),
-			"$who in Temporal's place is noticed") or diag($json->encode([ workers() ]));
+			"$who in Temporal's place is noticed") or diag($json->encode([ $agent->workers ]));
 		like($_->{lastError}{message}, qr/\w{3}/, "$_->{name} tells: $_->{lastError}{code} $_->{lastError}{message}")
-		  foreach workers();
+		  foreach $agent->workers;
 		sleep 5;
 		is_deeply(said($from), { 'interactive 1' => 1, 'interactive 2' => 1, 'bulk 1' => 1 }, 'each logs it once');
 
-		my ($worker) = workers();
+		my ($worker) = $agent->workers;
 		is($agent->safe_psql('postgres', "select pg_terminate_backend($worker->{pid}, 5000)"),
 			't', 'a worker can be terminated meanwhile');
 	}
-	$web->stop;
-	set('opdata.temporal_address' => $temporal->address);
-	get('polling', 'the workers are back at Temporal');
+	$web->kill;
+	$agent->renew(temporal_address => $temporal->address);
+	$agent->workers_get('polling', 'the workers are back at Temporal');
 	works('a workflow is done');
 	return;
 }
@@ -374,11 +299,11 @@ sub somebody_else
 # each workflow ends once, with the one effect.
 sub lost_answers
 {
-	my $proxy = Proxy->new($temporal->port);
+	my $proxy = Proxy->to($temporal->port);
 	my (@rules, @workflows);
 
-	set('opdata.temporal_address' => '127.0.0.1:' . $proxy->{port});
-	get('polling', 'the workers poll through a proxy');
+	$agent->renew(temporal_address => '127.0.0.1:' . $proxy->{port});
+	$agent->workers_get('polling', 'the workers poll through a proxy');
 
 	# Each call has its connection, which is told by what is said on it: a
 	# task token holds the workflow's id. A preview has one answer. A store has
@@ -413,7 +338,7 @@ sub lost_answers
 		is($proxy->met($id), 1, "what was to be lost was lost: $id");
 		ended_once($ended[$n], $id, 'and the workflow is done');
 	}
-	foreach my $worker (workers())
+	foreach my $worker ($agent->workers)
 	{
 		cmp_ok($worker->{running}, '<=', 1, "$worker->{name} has nothing left to do");
 	}
@@ -431,9 +356,9 @@ sub lost_answers
 		ended_once($client->receive($ticket), $id, 'and the workflow is done');
 	}
 
-	set('opdata.temporal_address' => $temporal->address);
-	get('polling', 'the workers poll without the proxy');
-	$proxy->stop;
+	$agent->renew(temporal_address => $temporal->address);
+	$agent->workers_get('polling', 'the workers poll without the proxy');
+	$proxy->kill;
 	return;
 }
 
@@ -441,13 +366,13 @@ sub lost_answers
 # most, since a store is tried three times.
 sub bad_network
 {
-	my $proxy = Proxy->new($temporal->port);
+	my $proxy = Proxy->to($temporal->port);
 	my $seed = srand();
 	my @ids = map { ("bad preview $_", "bad store $_") } 'a' .. 'j';
 
 	note("random seed $seed");
-	set('opdata.temporal_address' => '127.0.0.1:' . $proxy->{port});
-	get('polling', 'the workers poll through a proxy');
+	$agent->renew(temporal_address => '127.0.0.1:' . $proxy->{port});
+	$agent->workers_get('polling', 'the workers poll through a proxy');
 	$proxy->rule(id => 'tenant-', side => 'request', do => 'refuse', share => 0.1, seed => $seed);
 	$proxy->rule(id => $_, do => 'any', share => 0.25, most => 2) foreach @ids;
 	my @ended = @{
@@ -456,9 +381,9 @@ sub bad_network
 	cmp_ok($proxy->met('tenant-'), '>', 0, 'polls are lost');
 	cmp_ok(sum0(map { $proxy->met($_) } @ids), '>', 0, 'so are tasks and answers');
 	ended_once($ended[$_], $ids[$_], "$ids[$_] is done") foreach 0 .. $#ids;
-	set('opdata.temporal_address' => $temporal->address);
-	get('polling', 'the workers poll without the proxy');
-	$proxy->stop;
+	$agent->renew(temporal_address => $temporal->address);
+	$agent->workers_get('polling', 'the workers poll without the proxy');
+	$proxy->kill;
 	return;
 }
 
@@ -490,13 +415,7 @@ sub source_away
 
 	# gone while a preview runs
 	$ticket = $client->send('execute', preview('interrupted', 'select pg_sleep(9)'));
-	ok( wait_until(
-			sub {
-				$source->safe_psql('postgres',
-					q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
-			}
-		),
-		'a preview runs');
+	ok(wait_until(sub { sleeping($source) }), 'a preview runs');
 	$source->stop('immediate');
 	my $ended = $client->receive($ticket);
 	is($ended->{error}{class}, 'ApplicationError', 'it fails with the source')
@@ -510,7 +429,7 @@ sub source_away
 	is($ended->{error}{type}, 'connection_refused', 'a store without a source fails in the end')
 	  or diag($json->encode($ended));
 	is_deeply([ started_attempts('no source') ], [3], 'after three attempts');
-	is(effects('no source'), '', 'and stores nothing');
+	is($agent->effects('no source'), '', 'and stores nothing');
 	$source->start;
 	works('a workflow is done when the source is back');
 	return;
@@ -521,7 +440,8 @@ sub source_away
 # A web server that knows nothing.
 sub web_server
 {
-	return Peer->start(
+	return Opdata::Process->listening(
+		'web',
 		sub {
 			my ($listener) = @_;
 
@@ -533,48 +453,6 @@ sub web_server
 			}
 		});
 }
-
-# A process with a listening socket, which ends with the test.
-package Peer;
-
-use POSIX ();
-
-sub start
-{
-	my ($class, $serve) = @_;
-	my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 64)
-	  or die "could not listen: $!";
-	my $self = bless { port => $listener->sockport, owner => $$ }, $class;
-
-	socketpair($self->{control}, my $control, Socket::AF_UNIX, Socket::SOCK_STREAM, 0)
-	  or die "could not make a pair of sockets: $!";
-	$self->{control}->autoflush(1);
-	$self->{pid} = fork() // die "could not fork: $!";
-	if ($self->{pid} == 0)
-	{
-		close $self->{control};
-		$SIG{PIPE} = 'IGNORE';
-		$SIG{TERM} = 'DEFAULT';
-		# neither the test's clusters nor its plan are this process's to end
-		eval { $serve->($listener, $control) };
-		POSIX::_exit(0);
-	}
-	return $self;
-}
-
-sub stop
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	# leaves the exit status of the test alone when called at its end
-	local ($?, $!);
-	kill 'KILL', $pid;
-	waitpid $pid, 0;
-	return;
-}
-
-sub DESTROY { $_[0]->stop if $_[0]{owner} == $$; return; }
 
 # A proxy for HTTP/2 without TLS, and for one call on each connection. A rule
 # chooses connections by a text, "id", and if given by another one, "also", in
@@ -589,18 +467,28 @@ sub DESTROY { $_[0]->stop if $_[0]{owner} == $$; return; }
 #   any      one of these
 package Proxy;
 
-use parent -norequire, 'Peer';
 use IO::Select;
 use JSON::PP;
 use Socket;
+use parent 'Opdata::Process';
 
-sub new
+sub to
 {
 	my ($class, $upstream) = @_;
-	my $self = $class->start(sub { serve($upstream, @_) });
 
-	$self->{met} = {};
-	$self->{unread} = '';
+	socketpair(my $ours, my $theirs, Socket::AF_UNIX, Socket::SOCK_STREAM, 0)
+	  or die "could not make a pair of sockets: $!";
+	$ours->autoflush(1);
+	my $self = $class->listening(
+		'proxy',
+		sub {
+			my ($listener) = @_;
+
+			close $ours;
+			serve($upstream, $listener, $theirs);
+		});
+
+	@$self{qw(control met unread)} = ($ours, {}, '');
 	return $self;
 }
 

@@ -12,9 +12,10 @@ use IPC::Run;
 use JSON::PP;
 use MIME::Base64 qw(decode_base64url);
 use Opdata::Issuer;
-use Opdata::Temporal;
+use Opdata::Process;
 use Opdata::TemporalServer;
 use Opdata::Test;
+use Opdata::Toxiproxy;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -195,25 +196,20 @@ like(answer_to($open->client(namespace => 'nowhere')),
 	qr/NOT_FOUND.*namespace/i, 'but not into a namespace that there is not');
 $open->stop;
 
-# What has no module of its own yet.
-my ($admin, $front) = map { PostgreSQL::Test::Cluster::get_free_port() } 1 .. 2;
-my $log = "$PostgreSQL::Test::Utils::log_path/toxiproxy.log";
-my $toxiproxy = Opdata::Temporal::spawn($log, undef, undef, Opdata::Temporal::program('OPD_TOXIPROXY'),
-	'-host', '127.0.0.1', '-port', $admin);
-my $proxies = "http://127.0.0.1:$admin/proxies";
-my $keys = $issuer->jwks_url =~ s/:\d+/:$front/r;
+my $faults = toxiproxy('toxiproxy');
+my $through = $faults->add('issuer', $issuer->address);
+my $keys = $issuer->jwks_url =~ s/127[^\/]*/$through/r;
 
-ok(wait_until(sub { $http->get($proxies)->{success} }), 'toxiproxy starts') or diag slurp_file($log);
-tell_toxiproxy($proxies, { name => 'issuer', listen => "127.0.0.1:$front", upstream => $issuer->url =~ s{^.*/}{}r });
+ok($faults->is_ready, 'toxiproxy starts');
 is($http->get($keys)->{status}, 200, 'it passes on');
-tell_toxiproxy("$proxies/issuer/toxics", { type => 'limit_data', attributes => { bytes => 10 } });
+$faults->toxic('issuer', 'limit_data', { bytes => 10 });
 $response = $http->get($keys);
 is($response->{status}, 599, 'it cuts');
-tell_toxiproxy("$proxies/issuer", { enabled => JSON::PP::false });
+$faults->disable('issuer');
 $response = $http->get($keys);
 like($response->{content}, qr/refused/, 'it refuses');
-CORE::kill('TERM', $toxiproxy);
-ok(Opdata::Temporal::ended($toxiproxy, 60), 'it ends');
+$faults->stop;
+ok(!$faults->is_ready, 'it ends');
 
 my ($program, $out, $err) = (<<~'JAVASCRIPT', '', '');
 	import { convexTest } from 'convex-test';
@@ -221,7 +217,7 @@ my ($program, $out, $err) = (<<~'JAVASCRIPT', '', '');
 	console.log(typeof convexTest, typeof ConvexHttpClient);
 	JAVASCRIPT
 IPC::Run::run(
-	[ Opdata::Temporal::program('OPD_NODE'), '--input-type=module', '-' ],
+	[ Opdata::Process::program('OPD_NODE'), '--input-type=module', '-' ],
 	'<', \$program, '>', \$out, '2>', \$err,
 	init => sub { chdir "$FindBin::RealBin/../node" });
 is($out, "function function\n", 'the modules for Convex load') or diag $err;
@@ -250,13 +246,4 @@ sub forged
 	my ($jwt) = @_;
 	my ($signed, $first, $rest) = $jwt =~ /^(.*\.)(.)([^.]*)$/;
 	return $signed . ($first eq 'A' ? 'B' : 'A') . $rest;
-}
-
-sub tell_toxiproxy
-{
-	my ($where, $what) = @_;
-	my $told = $http->post($where, { content => encode_json($what) });
-
-	die "$where: $told->{status} $told->{content}" unless $told->{success};
-	return;
 }

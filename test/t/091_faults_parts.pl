@@ -16,6 +16,7 @@ use JSON::PP;
 use MIME::Base64 qw(encode_base64url);
 use Opdata::Convex;
 use Opdata::HttpProxy;
+use Opdata::Process;
 use Opdata::Test;
 use Opdata::Toxiproxy;
 use POSIX ();
@@ -29,29 +30,26 @@ my $dir = PostgreSQL::Test::Utils::tempdir('web');
 # ---------------------------------------------------------------------------
 # A web server: files of $dir, as application/json, one process a connection
 
-my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 64)
-  or die "could not listen: $!";
-my $web = '127.0.0.1:' . $listener->sockport;
-my $web_pid = fork() // die "could not fork: $!";
+my $server = Opdata::Process->listening(
+	'web',
+	sub {
+		my ($listener) = @_;
+		my $parent = getppid();
+		my $select = IO::Select->new($listener);
 
-if ($web_pid == 0)
-{
-	my $parent = getppid();
-	my $select = IO::Select->new($listener);
-	$SIG{CHLD} = 'IGNORE';
-	while (getppid() == $parent)
-	{
-		$select->can_read(0.2) or next;
-		my $client = $listener->accept or next;
-		if (!fork())
+		$SIG{CHLD} = 'IGNORE';
+		while (getppid() == $parent)
 		{
-			serve_file($client);
-			POSIX::_exit(0);
+			$select->can_read(0.2) or next;
+			my $client = $listener->accept or next;
+			if (!fork())
+			{
+				serve_file($client);
+				POSIX::_exit(0);
+			}
 		}
-	}
-	POSIX::_exit(0);
-}
-close $listener;
+	});
+my $web = $server->address;
 
 # The line in "seen" is written before the answer goes. After "held" the
 # connection stays open until the client closes it.
@@ -649,10 +647,4 @@ like($convex->client->call(beat(heartbeat_args()))->{error}, qr/fetch failed/, '
 my ($http2, $errors) = ('', '');
 IPC::Run::run([ qw(openssl s_client -alpn h2 -connect), $convex->address ], '<', \'', '>', \$http2, '2>', \$errors);
 like($http2, qr/^ALPN protocol: h2$/m, 'HTTP/2 is offered');
-
-{
-	local $?;
-	kill 'TERM', $web_pid;
-	waitpid $web_pid, 0;
-}
 done_testing();

@@ -12,8 +12,8 @@ use lib "$FindBin::RealBin/../perl";
 use File::Copy ();
 use JSON::PP;
 use List::Util qw(max);
+use Opdata::Credentials qw(reader);
 use Opdata::Issuer;
-use Opdata::Temporal;
 use Opdata::TemporalServer;
 use Opdata::Test;
 use Opdata::Toxiproxy;
@@ -43,7 +43,7 @@ my $keyed = secure_temporal('keyed', tls => 'server', jwks => $issuer->jwks_url)
 my $rotated = secure_temporal('rotated', tls => 'mtls', start => 0);
 my $authority = slurp_file($rotated->ca);
 my $other_authority = slurp_file($rotated->cert('other_ca'));
-write_file($rotated->ca, $authority . $other_authority);
+replace_file($rotated->ca, $authority . $other_authority);
 $rotated->start;
 
 $temporal->make_namespace('default');
@@ -57,12 +57,12 @@ $source->safe_psql('postgres', q{create role reader login password 'reader_pw'})
 
 # Each takes some cases, several at once: they mostly wait.
 my @agents = map {
-	agent_cluster("agent_$_", conf => <<"EOT") } 1 .. 4;
+	agent_cluster("agent_$_", soon => $soon, conf => <<"EOT") } 1 .. 4;
 opdata.interactive_workers = 1
 opdata.bulk_workers = 0
 opdata.org_id = 'acme'
 EOT
-my $rotating = agent_cluster('rotating', conf => "opdata.org_id = 'acme'\n");
+my $rotating = agent_cluster('rotating', soon => $soon, conf => "opdata.org_id = 'acme'\n");
 
 system_or_bail('openssl', 'pkcs8', '-topk8', '-in', $temporal->key, '-passout', 'pass:passphrase',
 	'-out', $temporal->key('encrypted'));
@@ -81,18 +81,6 @@ done_testing();
 
 # ---------------------------------------------------------------- files
 
-# In one step: it may be read at any time.
-sub write_file
-{
-	my ($path, $text) = @_;
-
-	open my $file, '>', "$path.new" or die "$path.new: $!";
-	print $file $text;
-	close $file or die "$path.new: $!";
-	rename "$path.new", $path or die "$path: $!";
-	return $path;
-}
-
 # A folder with copies of the files ca, cert and key, of which any may be undef.
 sub folder_of
 {
@@ -108,7 +96,7 @@ sub replace
 {
 	my ($made, %files) = @_;
 
-	write_file("$made/$_", slurp_file($files{$_})) foreach grep { defined $files{$_} } sort keys %files;
+	replace_file("$made/$_", slurp_file($files{$_})) foreach grep { defined $files{$_} } sort keys %files;
 	return;
 }
 
@@ -129,41 +117,6 @@ sub settings_of
 
 # ---------------------------------------------------------------- questions
 
-sub status { return json($_[0], 'select opdata_status()'); }
-
-sub workers { return @{ status($_[0])->{workers} }; }
-
-sub pids { return join(' ', map { $_->{pid} // 'none' } workers($_[0])); }
-
-sub warned
-{
-	my ($agent, $code) = @_;
-	return scalar grep { $_->{code} eq $code } @{ status($agent)->{warnings} };
-}
-
-# Other settings, at work: in a new process, but for one that has done nothing yet.
-sub set
-{
-	my ($agent, %settings) = @_;
-	my %before = map { ($_->{pid} // 0) => 1 } grep { $_->{state} ne 'not_configured' } workers($agent);
-
-	$agent->append_conf('postgresql.conf',
-		join('', map { "opdata.$_ = '$settings{$_}'\n" } sort keys %settings));
-	$agent->reload;
-	wait_until(sub { !grep { $before{ $_->{pid} // 0 } || $_->{state} =~ /^(?:not_configured|st)/ } workers($agent) }, $soon)
-	  or die 'the workers go on with other settings';
-	return;
-}
-
-sub get
-{
-	my ($agent, $state, $name, $timeout) = @_;
-
-	ok( wait_until(sub { !grep { $_->{state} ne $state } workers($agent) }, $timeout // $soon),
-		$name) or diag($json->encode([ workers($agent) ]));
-	return;
-}
-
 # Whether the workers tell this, until they do.
 sub tells
 {
@@ -172,11 +125,11 @@ sub tells
 	ok( wait_until(
 			sub {
 				!grep { ($_->{lastError}{code} // '') ne $code || $_->{lastError}{message} !~ $message }
-				  workers($agent);
+				  $agent->workers;
 			},
 			$soon
 		),
-		$name) or diag($json->encode([ map { $_->{lastError} } workers($agent) ]));
+		$name) or diag($json->encode([ map { $_->{lastError} } $agent->workers ]));
 	return;
 }
 
@@ -193,14 +146,7 @@ sub preview
 		input => {
 			orgId => 'acme',
 			sql => $sql,
-			credentials => {
-				host => '127.0.0.1',
-				port => $source->port,
-				database => 'postgres',
-				username => 'reader',
-				password => 'reader_pw',
-				sslMode => 'disable'
-			}
+			credentials => reader($source)
 		},
 		%more);
 }
@@ -230,37 +176,37 @@ sub try_all
 
 		$case->{agent} = $agents[$i];
 		$case->{folder} = folder_of(good_files(), %{ $case->{files} // {} });
-		write_file("$case->{folder}/$_", $case->{texts}{$_}) foreach keys %{ $case->{texts} // {} };
-		set($case->{agent}, settings_of($temporal, $case->{folder}), %{ $case->{settings} // {} });
+		replace_file("$case->{folder}/$_", $case->{texts}{$_}) foreach keys %{ $case->{texts} // {} };
+		$case->{agent}->renew(settings_of($temporal, $case->{folder}), %{ $case->{settings} // {} });
 	}
 	foreach my $case (@cases)
 	{
 		my ($agent, $name) = @$case{qw(agent name)};
 
-		get($agent, $case->{state}, "$name: $case->{state}");
+		$agent->workers_get($case->{state}, "$name: $case->{state}");
 		tells($agent, $case->{code}, $case->{says}, 'which is told in words');
 		my %problem = $case->{state} eq 'misconfigured' ? (misconfigured => 1) : (temporal_unreachable => 1);
-		ok(warned($agent, $_), 'and warned of') foreach keys %problem;
-		is_deeply([ grep { /^certificate_/ } map { $_->{code} } @{ status($agent)->{warnings} } ],
+		ok($agent->warned($_), 'and warned of') foreach keys %problem;
+		is_deeply([ grep { /^certificate_/ } map { $_->{code} } @{ $agent->status->{warnings} } ],
 			$case->{warnings} // [], 'as is the end of the certificate, if that is it');
 		next unless $case->{state} eq 'misconfigured';
-		my $status = status($agent);
+		my $status = $agent->status;
 		is_deeply([ @$status{qw(healthy reasons)} ], [ JSON::PP::false, ['misconfigured'] ],
 			'the agent is not healthy, and says why');
 		is($status->{workers}[0]{polls}, 0, 'it does not poll');
 	}
 	foreach my $case (@cases)
 	{
-		$case->{pids} = pids($case->{agent});
+		$case->{pids} = $case->{agent}->pids;
 		$case->{settings}
-		  ? set($case->{agent}, settings_of($temporal, $case->{folder}))
+		  ? $case->{agent}->renew(settings_of($temporal, $case->{folder}))
 		  : replace($case->{folder}, good_files());
 	}
 	foreach my $case (@cases)
 	{
-		get($case->{agent}, 'polling', "$case->{name}: put right");
-		is(pids($case->{agent}), $case->{pids}, 'by itself') unless $case->{settings};
-		my $status = status($case->{agent});
+		$case->{agent}->workers_get('polling', "$case->{name}: put right");
+		is($case->{agent}->pids, $case->{pids}, 'by itself') unless $case->{settings};
+		my $status = $case->{agent}->status;
 		is_deeply([ @$status{qw(healthy reasons)} ], [ JSON::PP::true, [] ], 'the agent is healthy');
 		is_deeply([ grep { $_->{code} =~ /^(?:misconf|temporal_|certificate_)/ } @{ $status->{warnings} } ],
 			[], 'nothing is warned of');
@@ -325,15 +271,15 @@ sub settings
 			settings => { temporal_tls_key => '' },
 			says => qr/there is a certificate but no key/ });
 
-	set($agents[0], temporal_tls => 'off');
-	get($agents[0], 'unreachable', 'an agent without TLS at a server with it: unreachable');
+	$agents[0]->renew(temporal_tls => 'off');
+	$agents[0]->workers_get('unreachable', 'an agent without TLS at a server with it: unreachable');
 	tells($agents[0], 'UNAVAILABLE', qr/\bTLS\b/, 'which is told in words');
-	set($agents[0], temporal_tls => 'on', temporal_tls_server_name => 'temporal.test');
-	get($agents[0], 'polling', 'the server is known by its other name, while the address is 127.0.0.1');
-	set($agents[0], temporal_tls_server_name => '', temporal_tls_ca => '');
-	get($agents[0], 'unreachable', 'without a CA of our own that of the test is not known');
-	set($agents[0], settings_of($temporal, folder_of(good_files())));
-	get($agents[0], 'polling', 'with it, it is');
+	$agents[0]->renew(temporal_tls => 'on', temporal_tls_server_name => 'temporal.test');
+	$agents[0]->workers_get('polling', 'the server is known by its other name, while the address is 127.0.0.1');
+	$agents[0]->renew(temporal_tls_server_name => '', temporal_tls_ca => '');
+	$agents[0]->workers_get('unreachable', 'without a CA of our own that of the test is not known');
+	$agents[0]->renew(settings_of($temporal, folder_of(good_files())));
+	$agents[0]->workers_get('polling', 'with it, it is');
 	return;
 }
 
@@ -348,20 +294,20 @@ sub own_authority
 		local %ENV = (%ENV, trusting($temporal->ca));
 		$agent->restart;
 	}
-	set($agent, settings_of($temporal, $made), temporal_tls_ca => '');
-	get($agent, 'polling', 'without a CA of our own those of the system count');
+	$agent->renew(settings_of($temporal, $made), temporal_tls_ca => '');
+	$agent->workers_get('polling', 'without a CA of our own those of the system count');
 	works($temporal->client, 'a preview is done');
 
-	set($agent, temporal_tls_ca => $temporal->cert('other_ca'));
-	get($agent, 'unreachable', 'with one of our own they do not');
+	$agent->renew(temporal_tls_ca => $temporal->cert('other_ca'));
+	$agent->workers_get('unreachable', 'with one of our own they do not');
 	tells($agent, 'UNAVAILABLE', qr/certificate/i, 'which is told in words');
-	set($agent, temporal_tls_ca => '');
-	get($agent, 'polling', 'without it they do again');
+	$agent->renew(temporal_tls_ca => '');
+	$agent->workers_get('polling', 'without it they do again');
 
 	$agent->restart;
-	get($agent, 'unreachable', 'in a system that does not trust it the server is refused');
-	set($agent, settings_of($temporal, $made));
-	get($agent, 'polling', 'unless its CA is our own');
+	$agent->workers_get('unreachable', 'in a system that does not trust it the server is refused');
+	$agent->renew(settings_of($temporal, $made));
+	$agent->workers_get('polling', 'unless its CA is our own');
 	return;
 }
 
@@ -373,7 +319,7 @@ sub trusting
 	my ($ca) = @_;
 	my ($hash) = run_command([ qw(openssl x509 -noout -subject_hash -in), $ca ]);
 
-	write_file("$folder/trusting.c", <<'C');
+	replace_file("$folder/trusting.c", <<'C');
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
@@ -418,8 +364,8 @@ sub environment
 	my $made = folder_of(good_files());
 	my %names = map { ("OP_TEMPORAL_TLS_\U$_" => $_) } qw(cert key);
 
-	set($agent, settings_of($temporal, $made), temporal_tls_cert => '', temporal_tls_key => '');
-	get($agent, 'unreachable', 'no certificate in settings or environment');
+	$agent->renew(settings_of($temporal, $made), temporal_tls_cert => '', temporal_tls_key => '');
+	$agent->workers_get('unreachable', 'no certificate in settings or environment');
 	foreach my $case ([ 'names of files', sub { "$made/$_[0]" } ],
 		[ 'PEM texts', sub { slurp_file("$made/$_[0]") } ])
 	{
@@ -427,21 +373,21 @@ sub environment
 		local %ENV = (%ENV, map { ($_ => $value->($names{$_})) } keys %names);
 
 		$agent->restart;
-		get($agent, 'polling', "$name in the environment");
+		$agent->workers_get('polling', "$name in the environment");
 		works($temporal->client, 'a preview is done');
-		ok(!warned($agent, 'certificate_expires'), 'the certificate does not expire soon');
-		isnt(status($agent)->{temporal}{certificateExpiresAt}, undef, 'its end is known');
+		ok(!$agent->warned('certificate_expires'), 'the certificate does not expire soon');
+		isnt($agent->status->{temporal}{certificateExpiresAt}, undef, 'its end is known');
 	}
 
 	{
 		local %ENV = (%ENV, map { ($_ => "$made/none") } keys %names);
 		$agent->restart;
-		get($agent, 'misconfigured', 'a file in the environment that does not exist');
-		set($agent, settings_of($temporal, $made));
-		get($agent, 'polling', 'settings come first');
+		$agent->workers_get('misconfigured', 'a file in the environment that does not exist');
+		$agent->renew(settings_of($temporal, $made));
+		$agent->workers_get('polling', 'settings come first');
 	}
 	$agent->restart;
-	get($agent, 'polling', 'and need no environment');
+	$agent->workers_get('polling', 'and need no environment');
 	return;
 }
 
@@ -454,34 +400,34 @@ sub api_key
 	my ($key, $next_key) = map { $issuer->token($_) } qw(agent successor);
 	my $client = $keyed->client(token => $issuer->token('operator'));
 
-	set($agent, settings_of($keyed), temporal_tls_ca => $keyed->ca, temporal_auth => 'api_key');
-	get($agent, 'misconfigured', 'api_key without a file');
+	$agent->renew(settings_of($keyed), temporal_tls_ca => $keyed->ca, temporal_auth => 'api_key');
+	$agent->workers_get('misconfigured', 'api_key without a file');
 	tells($agent, 'API_KEY_FILE', qr/opdata\.temporal_api_key_file is empty/, 'which is told');
-	set($agent, temporal_api_key_file => $file);
-	get($agent, 'misconfigured', 'a file that does not exist');
+	$agent->renew(temporal_api_key_file => $file);
+	$agent->workers_get('misconfigured', 'a file that does not exist');
 	tells($agent, 'API_KEY_FILE', qr/opdata\.temporal_api_key_file names cannot be opened: No such file/, 'which is told');
-	ok(warned($agent, 'misconfigured'), 'and warned of');
-	is_deeply(status($agent)->{reasons}, ['misconfigured'], 'it is the reason why the agent is not healthy');
+	ok($agent->warned('misconfigured'), 'and warned of');
+	is_deeply($agent->status->{reasons}, ['misconfigured'], 'it is the reason why the agent is not healthy');
 
-	my $before = pids($agent);
-	write_file($file, "a.b.c\n");
-	get($agent, 'refused', 'a key that the server does not know');
+	my $before = $agent->pids;
+	replace_file($file, "a.b.c\n");
+	$agent->workers_get('refused', 'a key that the server does not know');
 	tells($agent, 'PERMISSION_DENIED', qr/unauthorized/i, 'which is told');
-	ok(warned($agent, 'temporal_refused'), 'and warned of');
-	write_file($file, "$key\n");
-	get($agent, 'polling', 'the right key in its place', $refused_soon);
-	is(pids($agent), $before, 'by itself');
+	ok($agent->warned('temporal_refused'), 'and warned of');
+	replace_file($file, "$key\n");
+	$agent->workers_get('polling', 'the right key in its place', timeout => $refused_soon);
+	is($agent->pids, $before, 'by itself');
 	works($client, 'a preview is done');
-	is(status($agent)->{temporal}{auth}, 'api_key', 'the status has the kind of sign-in');
+	is($agent->status->{temporal}{auth}, 'api_key', 'the status has the kind of sign-in');
 
 	# gone, it stays in use, and is told of
 	unlink $file or die;
 	tells($agent, 'API_KEY_FILE', qr/cannot be opened/, 'a file that is removed is told of');
-	get($agent, 'polling', 'while the key stays in use');
+	$agent->workers_get('polling', 'while the key stays in use');
 	works($client, 'a preview is done');
 
 	# replaced under load, then the old one is worth nothing
-	write_file($file, $next_key);
+	replace_file($file, $next_key);
 	my $until = time() + 8;
 	my @ended;
 	push @ended, $client->execute(preview('select 1')) while time() < $until;
@@ -489,10 +435,10 @@ sub api_key
 	push @ended, map { $client->execute(preview('select 1')) } 1 .. 20;
 	is_deeply([ grep { !$_->{result} } @ended ], [], 'no preview fails while the key is replaced');
 	cmp_ok(max(map { $_->{seconds} } @ended), '<', 5, 'nor waits');
-	get($agent, 'polling', 'the replaced key is in use');
-	is(pids($agent), $before, 'all that by the same process');
+	$agent->workers_get('polling', 'the replaced key is in use');
+	is($agent->pids, $before, 'all that by the same process');
 
-	my $seen = join "\n", slurp_file($agent->logfile), $json->encode(status($agent)),
+	my $seen = join "\n", slurp_file($agent->logfile), $json->encode($agent->status),
 	  $agent->safe_psql('postgres', 'select * from pg_stat_activity; select * from pg_settings; select * from opdata_jobs');
 	foreach my $secret (map { split /\./ } $key, $next_key)
 	{
@@ -531,14 +477,14 @@ sub rotation
 	my $made = folder_of(ca => $rotated->ca, map { ($_ => $rotated->$_('expiring_user')) } qw(cert key));
 
 	# the CA of the server itself
-	write_file("$made/ca", $authority);
-	set($rotating, settings_of($rotated, $made), temporal_address => $through);
-	get($rotating, 'polling', 'an agent polls with a certificate that expires soon');
-	my $before = pids($rotating);
-	my $status = status($rotating)->{temporal};
+	replace_file("$made/ca", $authority);
+	$rotating->renew(settings_of($rotated, $made), temporal_address => $through);
+	$rotating->workers_get('polling', 'an agent polls with a certificate that expires soon');
+	my $before = $rotating->pids;
+	my $status = $rotating->status->{temporal};
 	my $days = json($rotating, "select extract(epoch from '$status->{certificateExpiresAt}'::timestamptz - now()) / 86400");
 	cmp_ok(abs($days - 3), '<', 0.1, 'its end is told');
-	ok(warned($rotating, 'certificate_expires'), 'and warned of');
+	ok($rotating->warned('certificate_expires'), 'and warned of');
 
 	# The new one is of another CA, which the server knows, too.
 	under_load($client, sub { @load >= 20 }, 'previews run');
@@ -548,27 +494,27 @@ sub rotation
 		$client,
 		sub {
 			!grep { ($_->{lastError}{message} // '') !~ /the key file does not belong to the certificate/ }
-			  workers($rotating);
+			  $rotating->workers;
 		},
 		'a new certificate without its key is told of by all workers');
-	is_deeply([ grep { $_->{state} ne 'polling' } workers($rotating) ], [], 'they poll');
-	ok(status($rotating)->{healthy}, 'healthily');
-	is(status($rotating)->{temporal}{certificateExpiresAt}, $status->{certificateExpiresAt}, 'with the old one');
+	is_deeply([ grep { $_->{state} ne 'polling' } $rotating->workers ], [], 'they poll');
+	ok($rotating->status->{healthy}, 'healthily');
+	is($rotating->status->{temporal}{certificateExpiresAt}, $status->{certificateExpiresAt}, 'with the old one');
 	like(slurp_file($rotating->logfile, $log), qr/What was read before stays in use\./, 'the log says so');
 
 	replace($made, key => $rotated->key('other_user'));
 	under_load(
 		$client,
 		sub {
-			status($rotating)->{temporal}{certificateExpiresAt} ne $status->{certificateExpiresAt};
+			$rotating->status->{temporal}{certificateExpiresAt} ne $status->{certificateExpiresAt};
 		},
 		'with its key, too, it is taken');
-	ok(!warned($rotating, 'certificate_expires'), 'the warning is gone');
+	ok(!$rotating->warned('certificate_expires'), 'the warning is gone');
 
 	# Until each process has looked. Then the server has only the new one's CA.
 	my $until = time() + 6;
 	under_load($client, sub { time() >= $until }, 'previews run on');
-	write_file($rotated->ca, $other_authority);
+	replace_file($rotated->ca, $other_authority);
 	under_load($client, sub { lets_in($rotated, 'expiring_user') == 0 }, 'the server does not let the old one in any more');
 	ok(lets_in($rotated, 'other_user'), 'but the new one');
 	under_load($client, sub { !%tickets || @load >= 100 }, 'previews run on');
@@ -581,10 +527,10 @@ sub rotation
 
 	# all of them new
 	$faults->disable('rotated');
-	get($rotating, 'unreachable', 'all connections are cut');
+	$rotating->workers_get('unreachable', 'all connections are cut');
 	$faults->enable('rotated');
-	get($rotating, 'polling', 'new connections have the new certificate');
-	is(pids($rotating), $before, 'all that by the same processes');
+	$rotating->workers_get('polling', 'new connections have the new certificate');
+	is($rotating->pids, $before, 'all that by the same processes');
 	works($client, 'a preview is done');
 	return;
 }
@@ -599,37 +545,37 @@ sub new_authority
 	my %kept = map { ($_ => slurp_file($rotated->$_('server'))) } qw(cert key);
 
 	# that of the server, as against that of its clients
-	write_file($_, $authority) foreach "$made/ca", $rotated->cert('first_ca');
-	set($rotating, settings_of($rotated, $made), temporal_address => $faults->add('renamed', $rotated->address));
-	get($rotating, 'polling', 'an agent polls with a CA of its own');
-	my $before = pids($rotating);
+	replace_file($_, $authority) foreach "$made/ca", $rotated->cert('first_ca');
+	$rotating->renew(settings_of($rotated, $made), temporal_address => $faults->add('renamed', $rotated->address));
+	$rotating->workers_get('polling', 'an agent polls with a CA of its own');
+	my $before = $rotating->pids;
 
-	write_file($rotated->$_('server'), slurp_file($rotated->$_('other_server'))) foreach qw(cert key);
+	replace_file($rotated->$_('server'), slurp_file($rotated->$_('other_server'))) foreach qw(cert key);
 	ok(wait_until(sub { signed_by($rotated, 'other_ca') }, $soon), 'the server has a certificate of another CA');
 	$faults->disable('renamed');
-	get($rotating, 'unreachable', 'all connections are cut');
+	$rotating->workers_get('unreachable', 'all connections are cut');
 	$faults->enable('renamed');
 	tells($rotating, 'UNAVAILABLE', qr/certificate/i, 'the server is not known any more');
-	get($rotating, 'unreachable', 'which all workers find');
-	write_file("$made/ca", $other_authority);
-	get($rotating, 'polling', 'with the new CA in place of the old one it is');
+	$rotating->workers_get('unreachable', 'which all workers find');
+	replace_file("$made/ca", $other_authority);
+	$rotating->workers_get('polling', 'with the new CA in place of the old one it is');
 	works($client, 'a preview is done');
 
 	# what polls now goes on; what is new finds either certificate good
 	my $done = @load;
-	write_file("$made/ca", $authority . $other_authority);
+	replace_file("$made/ca", $authority . $other_authority);
 	my $until = time() + 6;
 	under_load($client, sub { time() >= $until }, 'previews run with both CAs in the file');
-	write_file($rotated->$_('server'), $kept{$_}) foreach qw(cert key);
+	replace_file($rotated->$_('server'), $kept{$_}) foreach qw(cert key);
 	under_load($client, sub { signed_by($rotated, 'first_ca') }, 'and while the server gets its first certificate back');
 	push @load, $client->receive($_) foreach sort { $a <=> $b } keys %tickets;
 	%tickets = ();
 	is_deeply([ grep { !$_->{result} } splice @load, $done ], [], 'no preview has failed');
 	$faults->disable('renamed');
-	get($rotating, 'unreachable', 'all connections are cut');
+	$rotating->workers_get('unreachable', 'all connections are cut');
 	$faults->enable('renamed');
-	get($rotating, 'polling', 'new connections know the server');
-	is(pids($rotating), $before, 'all that by the same processes');
+	$rotating->workers_get('polling', 'new connections know the server');
+	is($rotating->pids, $before, 'all that by the same processes');
 	works($first_client, 'a preview is done');
 	return;
 }
@@ -684,9 +630,9 @@ sub connections
 
 	# the others would take the work
 	$_->stop foreach @agents[ 0 .. 2 ], $rotating;
-	set($agent, settings_of($temporal, folder_of(good_files())),
+	$agent->renew(settings_of($temporal, folder_of(good_files())),
 		temporal_address => $faults->add('counted', $temporal->address));
-	get($agent, 'polling', 'an agent polls');
+	$agent->workers_get('polling', 'an agent polls');
 	works($client, 'a preview is done');
 
 	my $before = accepted('counted');

@@ -12,13 +12,12 @@ use IO::Select;
 use IO::Socket::INET;
 use JSON::PP;
 use Opdata::Convex;
-use Opdata::Credentials ();
+use Opdata::Credentials qw(fake_network reader);
 use Opdata::HttpProxy;
 use Opdata::Issuer;
-use Opdata::Temporal;
+use Opdata::Process;
 use Opdata::TemporalServer;
 use Opdata::Test;
-use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -47,7 +46,7 @@ my %ports = (
 # Only the proxies know the name temporal.test. Others want a password, or let
 # nobody through to one of the three.
 my ($proxy, $open, %without);
-my %network = Opdata::Credentials::fake_network("temporal.test 127.0.0.1\n");
+my %network = fake_network("temporal.test 127.0.0.1\n");
 {
 	local %ENV = (%ENV, %network);
 	$proxy = http_proxy('proxy', user => 'gate', password => 'first_pw', ports => [ values %ports ]);
@@ -58,14 +57,14 @@ my %network = Opdata::Credentials::fake_network("temporal.test 127.0.0.1\n");
 	}
 }
 my $heard = "$folder/heard";
-write_file($heard, '');
-my ($listened, $listener) = listening_relay($proxy->port);
+replace_file($heard, '');
+my $relay = Opdata::Process->listening('relay', sub { relay($proxy->port, @_) });
 
 my $source = source_cluster('source');
 $source->safe_psql('postgres', q{create role reader login password 'reader_pw'});
 
-my $secret_file = write_file("$folder/secret", "agent_secret\n");
-my $password_file = write_file("$folder/password", "first_pw\n");
+my $secret_file = replace_file("$folder/secret", "agent_secret\n");
+my $password_file = replace_file("$folder/password", "first_pw\n");
 
 # proxies of the environment, at which nobody listens
 my $nobody = '127.0.0.1:' . PostgreSQL::Test::Cluster::get_free_port();
@@ -73,7 +72,7 @@ my %environment = map { ($_ => "http://$nobody") } qw(http_proxy https_proxy HTT
 my $agent;
 {
 	local %ENV = (%ENV, %environment, no_proxy => '*', NO_PROXY => '*');
-	$agent = agent_cluster('agent', conf => <<"EOT");
+	$agent = agent_cluster('agent', soon => $soon, conf => <<"EOT");
 opdata.interactive_workers = 1
 opdata.org_id = 'acme'
 opdata.temporal_tls_ca = '@{[ $temporal->ca ]}'
@@ -95,39 +94,19 @@ another_password();
 forbidden_ports();
 allowed_hosts();
 nothing_is_told();
-kill 'TERM', $listener;
-waitpid $listener, 0;
 done_testing();
 
 # ---------------------------------------------------------------- parts
 
-# In one step: it may be read at any time.
-sub write_file
-{
-	my ($path, $text) = @_;
-
-	open my $file, '>', "$path.new" or die "$path.new: $!";
-	print $file $text;
-	close $file or die "$path.new: $!";
-	rename "$path.new", $path or die "$path: $!";
-	return $path;
-}
-
 # A relay to the proxy at this port, which appends the head of what comes first on
-# each connection to the file $heard: its address and process.
-sub listening_relay
+# each connection to the file $heard.
+sub relay
 {
-	my ($port) = @_;
-	my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 64) or die "could not listen: $!";
-	my $address = '127.0.0.1:' . $socket->sockport;
-	my $parent = $$;
-	my $pid = fork() // die "could not fork: $!";
-
-	return ($address, $pid) if $pid;
-	local $SIG{PIPE} = 'IGNORE';
-	$SIG{TERM} = sub { POSIX::_exit(0) };
+	my ($port, $socket) = @_;
+	my $parent = getppid();
 	my $select = IO::Select->new($socket);
 	my (%peer, %head);
+
 	while (getppid() == $parent)
 	{
 		foreach my $ready ($select->can_read(0.2))
@@ -169,45 +148,10 @@ sub listening_relay
 			}
 		}
 	}
-	POSIX::_exit(0);
+	return;
 }
 
 # ---------------------------------------------------------------- questions
-
-sub status { return json($agent, 'select opdata_status()'); }
-
-sub workers { return @{ status()->{workers} }; }
-
-sub pids { return join(' ', map { $_->{pid} // 'none' } workers()); }
-
-sub warned
-{
-	my ($code) = @_;
-	return scalar grep { $_->{code} eq $code } @{ status()->{warnings} };
-}
-
-# Other settings, at work: in a new process, but for one that has done nothing yet.
-sub set
-{
-	my (%settings) = @_;
-	my %before = map { ($_->{pid} // 0) => 1 } grep { $_->{state} ne 'not_configured' } workers();
-
-	$agent->append_conf('postgresql.conf',
-		join('', map { "opdata.$_ = '$settings{$_}'\n" } sort keys %settings));
-	$agent->reload;
-	wait_until(sub { !grep { $before{ $_->{pid} // 0 } || $_->{state} =~ /^(?:not_configured|st)/ } workers() }, $soon)
-	  or die 'the workers go on with other settings';
-	return;
-}
-
-sub get
-{
-	my ($state, $name, $timeout) = @_;
-
-	ok(wait_until(sub { !grep { $_->{state} ne $state } workers() }, $timeout // $soon), $name)
-	  or diag($json->encode(status()));
-	return;
-}
 
 # What became of the last request for a token: workers wait for one before it has
 # been answered.
@@ -218,7 +162,7 @@ sub token_error
 
 	ok( wait_until(
 			sub {
-				$error = status()->{token}{lastError};
+				$error = $agent->status->{token}{lastError};
 				return $error && $error->{code} eq $code && $error->{message} =~ $message;
 			},
 			$soon),
@@ -239,19 +183,7 @@ sub preview
 		type => 'previewQueryWorkflow',
 		workflow_id => 'preview ' . ++$number,
 		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', sql => q{select 'done'}, credentials => credentials() });
-}
-
-sub credentials
-{
-	return {
-		host => '127.0.0.1',
-		port => $source->port,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable'
-	};
+		input => { orgId => 'acme', sql => q{select 'done'}, credentials => reader($source) });
 }
 
 sub works
@@ -271,7 +203,7 @@ sub store
 		type => 'storeCredsWorkflow',
 		workflow_id => 'store ' . ++$number,
 		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', connectionId => $id, credentials => credentials() });
+		input => { orgId => 'acme', connectionId => $id, credentials => reader($source) });
 
 	is($ended->{result} && $ended->{result}{status}, 'connected', "$id is stored") or diag($json->encode($ended));
 	return;
@@ -288,9 +220,9 @@ sub told
 
 sub environment
 {
-	set(temporal_address => "localhost:$ports{temporal}");
-	get('polling', 'an agent polls, whatever proxies the environment names');
-	is(status()->{temporal}{proxy}, JSON::PP::false, 'it has no proxy');
+	$agent->renew(temporal_address => "localhost:$ports{temporal}");
+	$agent->workers_get('polling', 'an agent polls, whatever proxies the environment names');
+	is($agent->status->{temporal}{proxy}, JSON::PP::false, 'it has no proxy');
 	store('straight');
 	ok(wait_until(sub { told('straight') == 1 }, $soon), 'which Convex is told');
 	is($open->asked + $proxy->asked, 0, 'no proxy was asked');
@@ -301,14 +233,14 @@ sub through_the_proxy
 {
 	my $from = -s $heard;
 
-	set(temporal_address => "temporal.test:$ports{temporal}", proxy => url($open->address));
-	get('polling', 'it polls through a proxy, though the environment excludes all hosts');
-	is(status()->{temporal}{proxy}, JSON::PP::true, 'the status has it');
+	$agent->renew(temporal_address => "temporal.test:$ports{temporal}", proxy => url($open->address));
+	$agent->workers_get('polling', 'it polls through a proxy, though the environment excludes all hosts');
+	is($agent->status->{temporal}{proxy}, JSON::PP::true, 'the status has it');
 	works('a preview is done');
 
 	# with a password, and an ear at the door
-	set(proxy => url($listened, 'gate'), proxy_password_file => $password_file, auth_scope => 'another token');
-	get('polling', 'also with a password');
+	$agent->renew(proxy => url($relay->address, 'gate'), proxy_password_file => $password_file, auth_scope => 'another token');
+	$agent->workers_get('polling', 'also with a password');
 	store('by proxy');
 	ok(wait_until(sub { told('by proxy') == 1 }, $soon), 'Convex is told');
 	foreach my $one ($proxy, $open)
@@ -343,36 +275,36 @@ sub refused
 	{
 		my ($name, $status, $password) = @$case;
 
-		write_file("$folder/wrong", "$password\n") if defined $password;
+		replace_file("$folder/wrong", "$password\n") if defined $password;
 
 		# The token endpoint comes first. It gets another scope, so that the token
 		# of before is of no use.
-		set(proxy => url($listened, defined $password ? 'gate' : undef), auth_scope => $name,
+		$agent->renew(proxy => url($relay->address, defined $password ? 'gate' : undef), auth_scope => $name,
 			proxy_password_file => defined $password ? "$folder/wrong" : '');
-		get('no_token', "$name: no token");
+		$agent->workers_get('no_token', "$name: no token");
 		token_error('proxy_refused', qr/proxy refused CONNECT with HTTP status $status/, 'which is told with the status');
-		ok(warned('no_token'), 'and warned of');
+		ok($agent->warned('no_token'), 'and warned of');
 	}
 
-	set(proxy => url($listened, 'gate'), proxy_password_file => $password_file);
-	get('polling', 'with the right one it polls again');
+	$agent->renew(proxy => url($relay->address, 'gate'), proxy_password_file => $password_file);
+	$agent->workers_get('polling', 'with the right one it polls again');
 
 	# Without a token: Temporal alone. It cannot be let in, but reached.
-	set(auth_token_url => '', temporal_auth => 'none', convex_url => '', proxy_password_file => "$folder/wrong");
-	get('refused', 'Temporal by a proxy with a wrong password: refused');
-	foreach my $worker (workers())
+	$agent->renew(auth_token_url => '', temporal_auth => 'none', convex_url => '', proxy_password_file => "$folder/wrong");
+	$agent->workers_get('refused', 'Temporal by a proxy with a wrong password: refused');
+	foreach my $worker ($agent->workers)
 	{
 		is($worker->{lastError}{code}, 'FAILED_PRECONDITION', "$worker->{name} tells so");
 		like($worker->{lastError}{message}, qr/proxy refused CONNECT with HTTP status 401.*opdata\.proxy_password_file/,
 			'and which setting to look at');
 	}
-	ok(warned('temporal_refused'), 'the status warns');
-	set(
+	ok($agent->warned('temporal_refused'), 'the status warns');
+	$agent->renew(
 		auth_token_url => "http://localhost:$ports{issuer}/oauth2/token",
 		temporal_auth => 'token',
 		convex_url => "http://localhost:$ports{convex}",
 		proxy_password_file => $password_file);
-	get('polling', 'all is as before');
+	$agent->workers_get('polling', 'all is as before');
 	return;
 }
 
@@ -385,19 +317,19 @@ sub start_proxy
 
 sub away_and_back
 {
-	my $before = pids();
+	my $before = $agent->pids;
 
 	$proxy->stop;
-	get('unreachable', 'the proxy is stopped, which cuts all tunnels');
-	foreach my $worker (workers())
+	$agent->workers_get('unreachable', 'the proxy is stopped, which cuts all tunnels');
+	foreach my $worker ($agent->workers)
 	{
 		is($worker->{lastError}{code}, 'UNAVAILABLE', "$worker->{name} tells so");
 	}
-	ok(warned('temporal_unreachable'), 'the status warns');
+	ok($agent->warned('temporal_unreachable'), 'the status warns');
 	json($agent, q{select opdata_delete('straight')});
 	start_proxy();
-	get('polling', 'the proxy is back, and so are the workers');
-	is(pids(), $before, 'without a restart');
+	$agent->workers_get('polling', 'the proxy is back, and so are the workers');
+	is($agent->pids, $before, 'without a restart');
 	works('a preview is done');
 	ok(wait_until(sub { told('straight') == 2 }, $soon), 'Convex is told what was done meanwhile');
 	return;
@@ -406,58 +338,58 @@ sub away_and_back
 # The proxy has another password from now on, and the file follows.
 sub another_password
 {
-	my $before = pids();
+	my $before = $agent->pids;
 
 	$proxy->stop;
 	$proxy->{password} = 'second_pw';
 	start_proxy();
-	get('refused', 'the proxy has another password: refused');
-	write_file($password_file, "second_pw\n");
-	get('polling', 'the new one in its file: polling', $refused_soon);
-	is(pids(), $before, 'without a restart or reload');
+	$agent->workers_get('refused', 'the proxy has another password: refused');
+	replace_file($password_file, "second_pw\n");
+	$agent->workers_get('polling', 'the new one in its file: polling', timeout => $refused_soon);
+	is($agent->pids, $before, 'without a restart or reload');
 	works('a preview is done');
 	unlink $password_file or die;
 	ok( wait_until(
-			sub { !grep { ($_->{lastError}{code} // '') ne 'PROXY_PASSWORD_FILE' } workers() }, $soon),
+			sub { !grep { ($_->{lastError}{code} // '') ne 'PROXY_PASSWORD_FILE' } $agent->workers }, $soon),
 		'a file that is gone is told of');
-	get('polling', 'while the password stays in use');
+	$agent->workers_get('polling', 'while the password stays in use');
 	works('a preview is done');
-	set(auth_scope => 'nothing to use');
-	get('misconfigured', 'a new process has nothing to use');
-	write_file($password_file, "second_pw\n");
-	get('polling', 'the file is back');
+	$agent->renew(auth_scope => 'nothing to use');
+	$agent->workers_get('misconfigured', 'a new process has nothing to use');
+	replace_file($password_file, "second_pw\n");
+	$agent->workers_get('polling', 'the file is back');
 	return;
 }
 
 sub forbidden_ports
 {
-	set(proxy => url($without{issuer}->address), proxy_password_file => '', auth_scope => 'forbidden');
-	get('no_token', 'a proxy that does not let us to the token endpoint');
+	$agent->renew(proxy => url($without{issuer}->address), proxy_password_file => '', auth_scope => 'forbidden');
+	$agent->workers_get('no_token', 'a proxy that does not let us to the token endpoint');
 	token_error('proxy_refused', qr/HTTP status 403/, 'which is told with the status');
 
-	set(proxy => url($without{temporal}->address));
-	get('refused', 'one that does not let us to Temporal');
-	foreach my $worker (workers())
+	$agent->renew(proxy => url($without{temporal}->address));
+	$agent->workers_get('refused', 'one that does not let us to Temporal');
+	foreach my $worker ($agent->workers)
 	{
 		like($worker->{lastError}{message}, qr/proxy refused CONNECT with HTTP status 403/, "$worker->{name} tells so");
 	}
-	is(status()->{token}{state}, 'valid', 'the token is there');
+	is($agent->status->{token}{state}, 'valid', 'the token is there');
 
-	set(proxy => url($without{convex}->address));
-	get('polling', 'one that does not let us to Convex: the agent polls');
+	$agent->renew(proxy => url($without{convex}->address));
+	$agent->workers_get('polling', 'one that does not let us to Convex: the agent polls');
 	store('not told');
 	ok( wait_until(
 			sub {
-				(status()->{convex}{lastError}{message} // '') =~ /proxy refused CONNECT with HTTP status 403/;
+				($agent->status->{convex}{lastError}{message} // '') =~ /proxy refused CONNECT with HTTP status 403/;
 			},
 			$soon
 		),
 		'what Convex is not told is told in the status');
 	is(told('not told'), 0, 'it waits');
-	cmp_ok(status()->{convex}{waiting}, '>=', 1, 'and is counted');
+	cmp_ok($agent->status->{convex}{waiting}, '>=', 1, 'and is counted');
 
-	set(proxy => url($open->address));
-	get('polling', 'a proxy that lets us to all of them');
+	$agent->renew(proxy => url($open->address));
+	$agent->workers_get('polling', 'a proxy that lets us to all of them');
 	ok(wait_until(sub { told('not told') == 1 }, $soon), 'now it is told');
 	return;
 }
@@ -477,26 +409,26 @@ sub allowed_hosts
 
 		my $asked = grep { /:$ports{issuer}$/ } $open->asked;
 		my $requests = $issuer->token_requests;
-		set(
+		$agent->renew(
 			allowed_hosts => $hosts,
 			auth_scope => $name,
 			proxy => $by ? url($by->address) : '',
 			temporal_address => ($by ? 'temporal.test' : 'localhost') . ":$ports{temporal}");
-		get('no_token', "$name: no token");
+		$agent->workers_get('no_token', "$name: no token");
 		token_error('host_not_allowed', qr/"localhost"/, 'which is told with the host');
 		is(scalar(grep { /:$ports{issuer}$/ } $open->asked), $asked, 'nobody was asked for it');
 		is($issuer->token_requests, $requests, 'nor the issuer');
 	}
-	my $before = pids();
+	my $before = $agent->pids;
 	$agent->append_conf('postgresql.conf', "opdata.allowed_hosts = 'localhost'\n");
 	$agent->reload;
-	get('polling', 'the name is allowed, straight: polling');
-	is(pids(), $before, 'without a restart');
-	set(allowed_hosts => '127.0.0.0/8, ::1', auth_scope => 'by address');
-	get('polling', 'its addresses are allowed, straight: polling');
-	set(proxy => url($open->address), allowed_hosts => 'LOCALHOST., 127.0.0.1', auth_scope => 'allowed',
+	$agent->workers_get('polling', 'the name is allowed, straight: polling');
+	is($agent->pids, $before, 'without a restart');
+	$agent->renew(allowed_hosts => '127.0.0.0/8, ::1', auth_scope => 'by address');
+	$agent->workers_get('polling', 'its addresses are allowed, straight: polling');
+	$agent->renew(proxy => url($open->address), allowed_hosts => 'LOCALHOST., 127.0.0.1', auth_scope => 'allowed',
 		temporal_address => "temporal.test:$ports{temporal}");
-	get('polling', 'the name is allowed, by proxy: polling');
+	$agent->workers_get('polling', 'the name is allowed, by proxy: polling');
 	works('a preview is done');
 	return;
 }
@@ -507,6 +439,6 @@ sub nothing_is_told
 
 	unlike($log, qr/terminated by signal|PANIC/, 'no crash is in the log');
 	unlike($log, qr/reader_pw|agent_secret|first_pw|second_pw|wrong_pw|Bearer|eyJ/, 'and no secret');
-	unlike($json->encode(status()), qr/reader_pw|agent_secret|_pw|Bearer|eyJ/, 'nor in the status');
+	unlike($json->encode($agent->status), qr/reader_pw|agent_secret|_pw|Bearer|eyJ/, 'nor in the status');
 	return;
 }

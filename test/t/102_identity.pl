@@ -11,12 +11,12 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use File::Find;
 use JSON::PP;
-use Opdata::Faults ();
+use Opdata::Credentials qw(reader);
+use Opdata::Faults qw(session);
 use Opdata::Issuer;
 use Opdata::Temporal;
 use Opdata::TemporalServer;
 use Opdata::Test;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -32,7 +32,7 @@ my %secret = map { $_ => "Canary_$_+/&=%40~" } qw(agent newer second other revok
 
 my $json = JSON::PP->new->canonical;
 my $files = PostgreSQL::Test::Utils::tempdir('files');
-my $seen = '';
+my $activity = '';
 my $number = 0;
 my @worker = ('default:write', 'default:worker');
 
@@ -64,11 +64,11 @@ my $plain = temporal_server('plain');
 my $source = source_cluster('source');
 $source->safe_psql('postgres', q{create role reader login password 'reader_pw'});
 
-my $lonely = agent('lonely', $absent, 'revoked', file('revoked', $secret{revoked}), <<"EOT");
+my $lonely = agent('lonely', $absent, 'revoked', replace_file("$files/revoked", "$secret{revoked}\n"), <<"EOT");
 opdata.temporal_address = '@{[ $plain->address ]}'
 opdata.temporal_tls = off
 EOT
-my $session = Opdata::Faults::session($lonely);
+my $session = session($lonely);
 $session->run('listen opdata_health');
 
 my $checked = <<"EOT";
@@ -76,14 +76,14 @@ opdata.temporal_address = '@{[ $temporal->address ]}'
 opdata.temporal_tls_ca = '@{[ $temporal->ca ]}'
 EOT
 $issuer->set_delay(4);
-my $agent = agent('acme', $issuer, 'agent', file('agent', $secret{agent}), <<"EOT");
+my $agent = agent('acme', $issuer, 'agent', replace_file("$files/agent", "$secret{agent}\n"), <<"EOT");
 $checked
 opdata.temporal_auth = 'token'
 restart_after_crash = on
 EOT
 
 one_request_at_start();
-my $late = agent('late', $issuer, 'newcomer', file('other', $secret{other}), $checked . "opdata.temporal_auth = 'token'\n");
+my $late = agent('late', $issuer, 'newcomer', replace_file("$files/other", "$secret{other}\n"), $checked . "opdata.temporal_auth = 'token'\n");
 client_without_rights();
 issuer_away_at_start();
 my %refused = client_is_revoked();
@@ -108,23 +108,12 @@ done_testing();
 
 # ---------------------------------------------------------------- parts
 
-sub file
-{
-	my ($name, $text) = @_;
-
-	open my $file, '>', "$files/$name.new" or die "$files/$name.new: $!";
-	print $file "$text\n";
-	close $file or die "$files/$name.new: $!";
-	rename "$files/$name.new", "$files/$name" or die "$files/$name: $!";
-	return "$files/$name";
-}
-
 sub agent
 {
 	my ($org, $its_issuer, $client, $secret_file, $conf) = @_;
 
 	return agent_cluster(
-		"agent_$org", conf => <<"EOT");
+		"agent_$org", soon => $soon, conf => <<"EOT");
 log_line_prefix = '[%b] '
 opdata.org_id = '$org'
 opdata.auth_token_url = '@{[ $its_issuer->token_url ]}'
@@ -134,57 +123,9 @@ $conf
 EOT
 }
 
-sub reload_with
-{
-	my ($node, %settings) = @_;
-
-	$node->append_conf('postgresql.conf',
-		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
-	$node->reload;
-	return;
-}
-
-# Other settings of the agent, at work: in new processes.
-sub set
-{
-	my ($node, %settings) = @_;
-	my %before = map { ($_->{pid} // 0) => 1 } workers($node);
-
-	reload_with($node, %settings);
-	wait_until(sub { !grep { $before{ $_->{pid} // 0 } || $_->{state} =~ /^st/ } workers($node) }, $soon)
-	  or die 'the workers go on with other settings';
-	return;
-}
-
 # ---------------------------------------------------------------- questions
 
-sub status
-{
-	my ($node) = @_;
-	my $text = $node->safe_psql('postgres', 'select opdata_status()');
-
-	$seen .= "$text\n";
-	return JSON::PP->new->utf8->decode($text);
-}
-
-sub workers { return @{ status($_[0])->{workers} }; }
-sub pids { return join(' ', map { $_->{pid} // 'none' } workers($_[0])); }
-sub token { return status($_[0])->{token} // {}; }
-
-sub all_are
-{
-	my ($node, $state) = @_;
-	return !grep { $_->{state} ne $state } workers($node);
-}
-
-sub get
-{
-	my ($node, $state, $name, $timeout) = @_;
-
-	ok(wait_until(sub { all_are($node, $state) }, $timeout // $soon), $name)
-	  or diag($json->encode(status($node)));
-	return;
-}
+sub token { return $_[0]->status->{token} // {}; }
 
 # How many answers the issuer gave to a client, all or those with a status.
 sub asked
@@ -217,14 +158,7 @@ sub preview
 		input => {
 			orgId => $org,
 			sql => "select '$id'",
-			credentials => {
-				host => '127.0.0.1',
-				port => $source->port,
-				database => 'postgres',
-				username => 'reader',
-				password => 'reader_pw',
-				sslMode => 'disable'
-			}
+			credentials => reader($source)
 		});
 }
 
@@ -250,8 +184,8 @@ sub without_token
 {
 	my ($node, $name) = @_;
 
-	get($node, 'no_token', $name);
-	is(scalar(grep { $_->{polls} > 0 } workers($node)), 0, 'nobody polls');
+	$node->workers_get('no_token', $name);
+	is(scalar(grep { $_->{polls} > 0 } $node->workers), 0, 'nobody polls');
 	return;
 }
 
@@ -276,8 +210,8 @@ sub said
 # Four seconds in which each worker would like to have one.
 sub one_request_at_start
 {
-	get($agent, 'no_token', 'workers wait for a slow issuer');
-	get($agent, 'polling', 'they poll when it has answered');
+	$agent->workers_get('no_token', 'workers wait for a slow issuer');
+	$agent->workers_get('polling', 'they poll when it has answered');
 	is(asked($issuer, 'agent'), 1, 'it was asked once');
 	$issuer->set_delay(0);
 
@@ -300,7 +234,7 @@ sub one_request_at_start
 # rest of it is in rights_that_came_later().
 sub client_without_rights
 {
-	get($late, 'refused', 'a client without rights is refused');
+	$late->workers_get('refused', 'a client without rights is refused');
 	wait_until(sub { asked($issuer, 'newcomer') >= 2 }, $soon);
 	sleep 2;
 	is(asked($issuer, 'newcomer'), 2, 'it asks for another token once');
@@ -315,15 +249,15 @@ sub issuer_away_at_start
 	my $error = token($lonely)->{lastError};
 	is($error->{code}, 'unreachable', 'the status says so');
 	like($error->{message}, qr/connect/i, 'and why');
-	is_deeply([ grep { defined $_->{lastPollAt} } workers($lonely) ], [], 'they never polled');
+	is_deeply([ grep { defined $_->{lastPollAt} } $lonely->workers ], [], 'they never polled');
 	is_deeply($plain->client->pollers(task_queue => 'tenant-lonely')->{workflow} // [], [], 'Temporal knows nobody');
 	ok(heard('"no_token"'), 'who listens is told');
-	is_deeply(status($lonely)->{reasons}, ['no_token'], 'it is the reason for bad health');
-	ok(scalar(grep { $_->{code} eq 'no_token' } @{ status($lonely)->{warnings} }), 'and a warning');
+	is_deeply($lonely->status->{reasons}, ['no_token'], 'it is the reason for bad health');
+	ok($lonely->warned('no_token'), 'and a warning');
 	is(said($lonely, qr/gets no token/), 1, 'the log has it once, however often it is tried');
 
 	$absent->start;
-	get($lonely, 'polling', 'the issuer comes, and the workers poll');
+	$lonely->workers_get('polling', 'the issuer comes, and the workers poll');
 	ok(heard('"healthy": true'), 'who listens is told');
 	is(said($lonely, qr/has a token again/), 1, 'the log has that once, too');
 	works($plain->client, 'lonely', 'a preview comes back');
@@ -350,11 +284,12 @@ sub short_tokens
 	my ($began, $before, $n, @bad);
 
 	$issuer->set_ttl(5);
-	reload_with($agent, log_min_messages => 'debug5');
+	$agent->append_conf('postgresql.conf', "log_min_messages = debug5\n");
+	$agent->reload;
 	# the first token was good for longer
-	set($agent, 'opdata.auth_scope' => 'read');
+	$agent->renew(auth_scope => 'read');
 	ok( wait_until(
-			sub { (token($agent)->{state} // '') eq 'valid' && asked($issuer, 'agent') >= 3 && all_are($agent, 'polling') },
+			sub { (token($agent)->{state} // '') eq 'valid' && asked($issuer, 'agent') >= 3 && $agent->all_are('polling') },
 			$soon
 		),
 		'tokens of five seconds are got');
@@ -371,7 +306,7 @@ sub short_tokens
 			$refused{asked} = asked($absent, 'revoked', 401) - $refused{before};
 			$absent->add_client('revoked', $secret{revoked}, 'lonely', []);
 		}
-		$seen .= $agent->safe_psql('postgres', 'select * from pg_stat_activity');
+		$activity .= $agent->safe_psql('postgres', 'select * from pg_stat_activity');
 		sleep 0.2;
 	}
 	cmp_ok($n, '>', 10, 'previews go on for half a minute') or diag($n);
@@ -383,14 +318,15 @@ sub short_tokens
 	cmp_ok($asked, '<=', $refreshes + 2, 'by one request, whoever makes it');
 	is(asked($issuer, 'agent'), asked($issuer, 'agent', 200), 'and none fails');
 	is(token($agent)->{state}, 'valid', 'the token is valid');
-	reload_with($agent, log_min_messages => 'warning');
+	$agent->append_conf('postgresql.conf', "log_min_messages = warning\n");
+	$agent->reload;
 	return;
 }
 
 # A token outlives its issuer, as long as it is good.
 sub issuer_away_later
 {
-	my $before = pids($agent);
+	my $before = $agent->pids;
 	my $ends;
 
 	$issuer->set_ttl(16);
@@ -401,15 +337,15 @@ sub issuer_away_later
 	ok(wait_until(sub { token($agent)->{state} eq 'failing' }, $soon), 'the issuer is away when it is to be replaced');
 	cmp_ok(time(), '<', $ends - 2, 'well before it ends');
 	is(token($agent)->{lastError}{code}, 'unreachable', 'the status says so');
-	ok(all_are($agent, 'polling'), 'the workers go on');
-	ok(status($agent)->{healthy}, 'and are healthy');
+	ok($agent->all_are('polling'), 'the workers go on');
+	ok($agent->status->{healthy}, 'and are healthy');
 	works($driver, 'acme', 'a preview comes back');
 
 	without_token($agent, 'the token has ended, and they stop');
 	cmp_ok(time(), '>=', $ends - 1, 'not before');
 	$issuer->start;
-	get($agent, 'polling', 'the issuer is back, and so are they');
-	is(pids($agent), $before, 'without a restart');
+	$agent->workers_get('polling', 'the issuer is back, and so are they');
+	is($agent->pids, $before, 'without a restart');
 	works($driver, 'acme', 'a preview comes back');
 	return;
 }
@@ -423,7 +359,7 @@ sub issuer_is_busy
 	my $failed = grep { $_->{status} == 503 } $issuer->requests;
 	ok(wait_until(sub { (grep { $_->{status} == 503 } $issuer->requests) > $failed + 1 }, $soon), 'it is asked again');
 	$issuer->fail_with();
-	get($agent, 'polling', 'until it says something else');
+	$agent->workers_get('polling', 'until it says something else');
 	ok(wait_until(sub { token($agent)->{state} eq 'valid' }, $soon), 'and gives a token');
 	return;
 }
@@ -431,15 +367,15 @@ sub issuer_is_busy
 # The file and the issuer change just after a token was got.
 sub secret_is_replaced
 {
-	my $before = pids($agent);
+	my $before = $agent->pids;
 
 	asked_again($issuer, 'agent');
 	$issuer->add_client('agent', $secret{newer}, 'acme', [@worker]);
-	file('agent', $secret{newer});
+	replace_file("$files/agent", "$secret{newer}\n");
 	asked_again($issuer, 'agent', 2);
 	is(asked($issuer, 'agent', 401), 0, 'a new secret in the file is used from then on');
-	get($agent, 'polling', 'the workers go on');
-	is(pids($agent), $before, 'without a restart');
+	$agent->workers_get('polling', 'the workers go on');
+	is($agent->pids, $before, 'without a restart');
 	return;
 }
 
@@ -450,22 +386,22 @@ sub token_is_revoked
 
 	$issuer->set_ttl(300);
 	asked_again($issuer, 'agent');
-	get($agent, 'polling', 'the workers poll');
+	$agent->workers_get('polling', 'the workers poll');
 	$before = asked($issuer, 'agent');
 	$temporal->deny('agent');
-	get($agent, 'refused', 'Temporal refuses the agent');
+	$agent->workers_get('refused', 'Temporal refuses the agent');
 	wait_until(sub { asked($issuer, 'agent') > $before }, $soon);
 	is(asked($issuer, 'agent') - $before, 1, 'another token was asked for, once');
-	foreach my $worker (workers($agent))
+	foreach my $worker ($agent->workers)
 	{
 		is($worker->{lastError}{code}, 'PERMISSION_DENIED', "$worker->{name} tells so");
 	}
-	ok(scalar(grep { $_->{code} eq 'temporal_refused' } @{ status($agent)->{warnings} }), 'the status warns');
+	ok($agent->warned('temporal_refused'), 'the status warns');
 	sleep 5;
 	is(asked($issuer, 'agent') - $before, 1, 'and no further one');
-	ok(!(grep { $_->{state} eq 'polling' } workers($agent)), 'all of them wait');
+	ok(!(grep { $_->{state} eq 'polling' } $agent->workers), 'all of them wait');
 	$temporal->allow;
-	get($agent, 'polling', 'the agent is allowed again', $refused_soon);
+	$agent->workers_get('polling', 'the agent is allowed again', timeout => $refused_soon);
 	works($driver, 'acme', 'a preview comes back');
 	is(asked($issuer, 'agent') - $before, 1, 'with the token that there is');
 	return;
@@ -478,16 +414,16 @@ sub other_audience
 
 	$issuer->set_audience('urn:else');
 	$before = asked($issuer, 'agent');
-	set($agent, 'opdata.auth_scope' => 'read write');
-	get($agent, 'refused', 'a token for another audience is refused');
+	$agent->renew(auth_scope => 'read write');
+	$agent->workers_get('refused', 'a token for another audience is refused');
 	wait_until(sub { asked($issuer, 'agent') >= $before + 2 }, $soon);
 	my $token = token($agent);
 	is($token->{issuer}, $issuer->url, 'the status has the issuer');
 	is($token->{audience}, 'urn:else', 'and the audience');
 	is(asked($issuer, 'agent') - $before, 2, 'another token was asked for, once');
 	$issuer->set_audience('urn:opdata');
-	set($agent, 'opdata.auth_scope' => 'read');
-	get($agent, 'polling', 'one for the right audience is not');
+	$agent->renew(auth_scope => 'read');
+	$agent->workers_get('polling', 'one for the right audience is not');
 	return;
 }
 
@@ -497,23 +433,23 @@ sub other_settings
 	my $began;
 
 	$temporal->deny('agent');
-	file('agent', $secret{second});
-	set($agent, 'opdata.auth_client_id' => 'second');
-	ok(wait_until(sub { (token($agent)->{clientId} // '') eq 'second' && all_are($agent, 'polling') }, $soon),
+	replace_file("$files/agent", "$secret{second}\n");
+	$agent->renew(auth_client_id => 'second');
+	ok(wait_until(sub { (token($agent)->{clientId} // '') eq 'second' && $agent->all_are('polling') }, $soon),
 		'another client has a token of its own');
 	is(asked($issuer, 'second'), 1, 'asked for once');
 	works($driver, 'acme', 'a preview comes back');
-	is(scalar(grep { ($_->{lastError}{code} // '') eq 'PERMISSION_DENIED' && $_->{state} ne 'polling' } workers($agent)),
+	is(scalar(grep { ($_->{lastError}{code} // '') eq 'PERMISSION_DENIED' && $_->{state} ne 'polling' } $agent->workers),
 		0, 'the old token is not used any more');
 	$temporal->allow;
 
-	set($agent, 'opdata.auth_client_id' => 'unknown');
+	$agent->renew(auth_client_id => 'unknown');
 	without_token($agent, 'a client that does not exist gets none');
 	refused_token($agent, 'the old token is not one for it');
 	is(token($agent)->{lastError}{code}, 'invalid_client', 'and why is told');
 	$began = time();
-	set($agent, 'opdata.auth_client_id' => 'second');
-	get($agent, 'polling', 'a name that is put right is tried at once', $refused_soon);
+	$agent->renew(auth_client_id => 'second');
+	$agent->workers_get('polling', 'a name that is put right is tried at once', timeout => $refused_soon);
 	cmp_ok(time() - $began, '<', 20, 'not after the pause that another one had earned');
 	return;
 }
@@ -524,7 +460,7 @@ sub fetcher
 	my $peer = sprintf('0100007F:%04X', $issuer->{port});
 	my @inodes = map { (split)[9] } grep { (split)[2] eq $peer && (split)[3] eq '01' } split(/\n/, slurp_file('/proc/net/tcp'));
 
-	foreach my $pid (grep { defined } map { $_->{pid} } workers($agent))
+	foreach my $pid (grep { defined } map { $_->{pid} } $agent->workers)
 	{
 		foreach my $fd (glob "/proc/$pid/fd/*")
 		{
@@ -544,7 +480,7 @@ sub fetcher_dies
 	{
 		$issuer->set_delay(4);
 		$before = asked($issuer, 'second');
-		reload_with($agent, 'opdata.auth_scope' => "read $signal" eq 'read TERM' ? 'write' : 'write read');
+		$agent->set(auth_scope => "read $signal" eq 'read TERM' ? 'write' : 'write read');
 		ok(wait_until(sub { $pid = fetcher() }, $soon), 'a worker asks for a token');
 		kill $signal, $pid;
 		ok( wait_until(
@@ -553,7 +489,7 @@ sub fetcher_dies
 			),
 			"after SIG$signal another one does");
 		$issuer->set_delay(0);
-		ok(wait_until(sub { eval { all_are($agent, 'polling') } }, $soon), 'and all have it');
+		ok(wait_until(sub { eval { $agent->all_are('polling') } }, $soon), 'and all have it');
 		is(token($agent)->{state}, 'valid', 'a valid one');
 	}
 	works($driver, 'acme', 'a preview comes back');
@@ -575,11 +511,11 @@ sub clocks_that_differ
 		$driver->sign_in(authorization => 'Bearer ' . $issuer->token('driver'));
 		my $accepted = eval { $driver->pollers(task_queue => 'tenant-acme'); 1 };
 
-		set($agent, 'opdata.auth_scope' => "read$clock" eq 'read-2h' ? 'read' : 'write');
+		$agent->renew(auth_scope => "read$clock" eq 'read-2h' ? 'read' : 'write');
 		my $got = wait_until(sub { my $token = token($agent);
-				$token->{state} eq 'valid' && all_are($agent, $accepted ? 'polling' : 'refused') }, $soon);
+				$token->{state} eq 'valid' && $agent->all_are($accepted ? 'polling' : 'refused') }, $soon);
 		ok($got, "the issuer's clock is off by $clock: the agent has a token and " . ($accepted ? 'polls' : 'is refused'))
-		  or diag($json->encode(status($agent)));
+		  or diag($json->encode($agent->status));
 		my $token = token($agent);
 		is( $agent->safe_psql('postgres',
 				"select round(extract(epoch from '$token->{expiresAt}'::timestamptz - now()) / 3600)"),
@@ -598,12 +534,12 @@ sub clocks_that_differ
 # The agent has a token, which is not for Temporal.
 sub not_asked_for
 {
-	get($quiet, 'refused', 'without temporal_auth no token goes to Temporal');
+	$quiet->workers_get('refused', 'without temporal_auth no token goes to Temporal');
 	sleep 1;
 	is(asked($issuer, 'nobody'), 1, 'nor is another one asked for, which would not help');
 	is(token($quiet)->{orgId}, undef, 'a token without an organisation is taken');
-	set($quiet, 'opdata.temporal_auth' => 'token');
-	get($quiet, 'polling', 'with it, Temporal takes it too');
+	$quiet->renew(temporal_auth => 'token');
+	$quiet->workers_get('polling', 'with it, Temporal takes it too');
 	works($driver, 'quiet', 'a preview comes back');
 	return;
 }
@@ -612,7 +548,7 @@ sub organisations
 {
 	my $before;
 
-	set($quiet, 'opdata.org_id' => 'else', 'opdata.auth_client_id' => 'stranger');
+	$quiet->renew(org_id => 'else', auth_client_id => 'stranger');
 	without_token($quiet, 'a token of another organisation stops the agent');
 	refused_token($quiet, 'it is as if there were none');
 	is(token($quiet)->{lastError}{code}, 'tenant_mismatch', 'the status says why');
@@ -620,8 +556,8 @@ sub organisations
 	is_deeply($driver->pollers(task_queue => 'tenant-else'), { workflow => [], activity => [] }, 'nobody ever polled');
 	ok(wait_until(sub { said($quiet, qr/WARNING: .*gets no token/) == 1 }, $soon), 'it is said loudly');
 	$before = asked($issuer, 'stranger');
-	set($quiet, 'opdata.org_id' => 'somebody');
-	get($quiet, 'polling', 'the right organisation is served', $refused_soon);
+	$quiet->renew(org_id => 'somebody');
+	$quiet->workers_get('polling', 'the right organisation is served', timeout => $refused_soon);
 	works($driver, 'somebody', 'a preview comes back');
 	is(asked($issuer, 'stranger') - $before, 1, 'with one token');
 	return;
@@ -629,7 +565,7 @@ sub organisations
 
 sub rights_that_came_later
 {
-	get($late, 'polling', 'rights that the issuer gave later are found, while the token is good for long', 150);
+	$late->workers_get('polling', 'rights that the issuer gave later are found, while the token is good for long', timeout => 150);
 	works($driver, 'late', 'a preview comes back');
 	return;
 }
@@ -637,7 +573,7 @@ sub rights_that_came_later
 sub client_is_back
 {
 	cmp_ok($refused{asked}, '<=', 2, 'a revoked client asks slowly');
-	get($lonely, 'polling', 'a client that is known again polls', $refused_soon);
+	$lonely->workers_get('polling', 'a client that is known again polls', timeout => $refused_soon);
 	is(said($lonely, qr/WARNING: .*gets no token/), 1, 'that it was refused is in the log once');
 	works($plain->client, 'lonely', 'a preview comes back');
 	return;
@@ -650,7 +586,8 @@ sub nothing_is_told
 	my $secret = join('|', map { quotemeta } @secrets);
 	my @bad;
 
-	$seen .= $_->safe_psql('postgres', 'select * from pg_stat_activity') foreach $agent, $lonely, $quiet, $late;
+	my $seen = $activity;
+	$seen .= $_->told . $_->safe_psql('postgres', 'select * from pg_stat_activity') foreach $agent, $lonely, $quiet, $late;
 	$session->quit;
 	foreach my $node ($agent, $lonely, $quiet, $late)
 	{

@@ -11,13 +11,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use IO::Select;
-use IO::Socket::INET;
 use JSON::PP;
 use List::Util qw(max);
 use MIME::Base64 qw(encode_base64url);
 use Opdata::Credentials qw(fake_network);
+use Opdata::Process;
 use Opdata::Test;
-use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -35,7 +34,7 @@ my $soon = 30;
 
 my $json = JSON::PP->new->canonical;
 my $folder = PostgreSQL::Test::Utils::tempdir('endpoint');
-my $endpoint = start_endpoint();
+my $endpoint = Opdata::Process->listening('endpoint', \&serve);
 my $number = 0;
 
 write_secret("$secret\r\n");
@@ -43,7 +42,7 @@ answer(good());
 
 # Temporal itself is not needed to see who has a token.
 my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
+	'agent', soon => 2 * $soon, conf => <<"EOT");
 log_min_messages = debug5
 opdata.org_id = 'acme'
 opdata.temporal_address = '127.0.0.1:1'
@@ -54,7 +53,6 @@ opdata.auth_client_secret_file = '$folder/secret'
 opdata.auth_scope = 'read write'
 opdata.auth_audience = 'urn:opdata'
 EOT
-my $seen = '';
 
 the_request();
 answers_that_are_none();
@@ -72,33 +70,6 @@ done_testing();
 # It serves one request a connection, with what the file "answer" holds then,
 # and appends each request to the file "asked". Answers that begin with "cut"
 # are sent as far as they go; "silence" keeps the connection and says nothing.
-sub start_endpoint
-{
-	my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 16)
-	  or die "could not listen: $!";
-	my $self = { port => $listener->sockport, owner => $$ };
-
-	$self->{pid} = fork() // die "could not fork: $!";
-	if ($self->{pid} == 0)
-	{
-		$SIG{PIPE} = 'IGNORE';
-		$SIG{TERM} = sub { POSIX::_exit(0) };
-		serve($listener);
-		POSIX::_exit(0);
-	}
-	return $self;
-}
-
-END
-{
-	if ($endpoint && $endpoint->{owner} == $$)
-	{
-		local $?;
-		kill 'TERM', $endpoint->{pid};
-		waitpid $endpoint->{pid}, 0;
-	}
-}
-
 sub serve
 {
 	my ($listener) = @_;
@@ -147,17 +118,9 @@ sub read_request
 sub asked { return -e "$folder/asked" ? split(/\n-- end --\n/, slurp_file("$folder/asked")) : (); }
 
 # In one step: the endpoint may read it at any time.
-sub answer
-{
-	my ($text) = @_;
+sub answer { return replace_file("$folder/answer", $_[0]); }
 
-	open my $file, '>', "$folder/answer.new" or die "$folder/answer.new: $!";
-	binmode $file;
-	print $file $text;
-	close $file or die "$folder/answer.new: $!";
-	rename "$folder/answer.new", "$folder/answer" or die "$folder/answer: $!";
-	return;
-}
+sub write_secret { return replace_file("$folder/secret", $_[0]); }
 
 sub http
 {
@@ -186,16 +149,6 @@ sub jwt
 
 # ------------------------------------------------------------- the agent
 
-sub status
-{
-	my $text = $agent->safe_psql('postgres', 'select opdata_status()');
-
-	$seen .= "$text\n";
-	return JSON::PP->new->utf8->decode($text);
-}
-
-sub pids { return join(' ', map { $_->{pid} // 'none' } @{ status()->{workers} }); }
-
 # What the last request came to: the error, once it is a newer one.
 sub next_error
 {
@@ -204,7 +157,7 @@ sub next_error
 
 	wait_until(
 		sub {
-			my $now = (status()->{token} // {})->{lastError};
+			my $now = ($agent->status->{token} // {})->{lastError};
 			$error = $now if $now && $now->{at} ne $before;
 			return $error;
 		},
@@ -212,13 +165,13 @@ sub next_error
 	return $error // {};
 }
 
-sub last_error_at { return ((status()->{token} // {})->{lastError} // {})->{at} // ''; }
+sub last_error_at { return (($agent->status->{token} // {})->{lastError} // {})->{at} // ''; }
 
 # An answer, or whatever else the sub does, that gives no token; then a good one.
 sub fails
 {
 	my ($begin, $end, $code, $message, $name) = @_;
-	my $before = pids();
+	my $before = $agent->pids;
 	my $at = last_error_at();
 	my ($error, $got_at);
 
@@ -226,12 +179,12 @@ sub fails
 	$error = next_error($at);
 	is($error->{code}, $code, "$name gives no token");
 	like($error->{message} // '', $message, 'the status says what is wrong');
-	isnt(status()->{token}{state}, 'valid', 'none is used');
-	is(pids(), $before, 'the workers live');
-	$got_at = status()->{token}{obtainedAt} // '';
+	isnt($agent->status->{token}{state}, 'valid', 'none is used');
+	is($agent->pids, $before, 'the workers live');
+	$got_at = $agent->status->{token}{obtainedAt} // '';
 	$end->();
-	ok(wait_until(sub { (status()->{token}{obtainedAt} // '') ne $got_at }, $soon), 'the next good answer is taken')
-	  or diag($json->encode(status()));
+	ok(wait_until(sub { ($agent->status->{token}{obtainedAt} // '') ne $got_at }, $soon), 'the next good answer is taken')
+	  or diag($json->encode($agent->status));
 	return;
 }
 
@@ -251,17 +204,6 @@ sub other_client
 	return;
 }
 
-sub write_secret
-{
-	my ($text) = @_;
-
-	open my $file, '>', "$folder/secret.new" or die "$folder/secret.new: $!";
-	print $file $text;
-	close $file or die "$folder/secret.new: $!";
-	rename "$folder/secret.new", "$folder/secret" or die "$folder/secret: $!";
-	return;
-}
-
 sub seconds_until
 {
 	my ($text) = @_;
@@ -276,7 +218,7 @@ sub seconds_until
 
 sub the_request
 {
-	ok(wait_until(sub { scalar asked() && pids() !~ /none/ }, $soon), 'a token is asked for');
+	ok(wait_until(sub { scalar asked() && $agent->pids !~ /none/ }, $soon), 'a token is asked for');
 	my ($request) = asked();
 	my ($head, $body) = split /\r\n\r\n/, $request, 2;
 	my %form = map { (split /=/)[0] => (split /=/)[1] } split /&/, $body // '';
@@ -373,22 +315,22 @@ sub lifetimes
 	foreach my $case (@cases)
 	{
 		my ($name, $seconds, %members) = @$case;
-		my $got_at = status()->{token}{obtainedAt} // '';
+		my $got_at = $agent->status->{token}{obtainedAt} // '';
 		my $requests;
 
 		answer(with(access_token => $token, token_type => 'bearer', %members));
 		other_client();
 		ok( wait_until(
 				sub {
-					my $token = status()->{token};
+					my $token = $agent->status->{token};
 					return $token->{state} eq 'valid' && $token->{obtainedAt} ne $got_at
 					  && (seconds_until($token->{expiresAt}) // 0) > 30;
 				},
 				$soon
 			),
-			"$name: the token is used") or diag($json->encode(status()->{token}));
-		cmp_ok(abs((seconds_until(status()->{token}{expiresAt}) // 0) - $seconds), '<', 25, "for $seconds s")
-		  or diag($json->encode(status()->{token}));
+			"$name: the token is used") or diag($json->encode($agent->status->{token}));
+		cmp_ok(abs((seconds_until($agent->status->{token}{expiresAt}) // 0) - $seconds), '<', 25, "for $seconds s")
+		  or diag($json->encode($agent->status->{token}));
 	}
 
 	# one that is over at once is none
@@ -429,11 +371,11 @@ sub refusals
 		answer($answer);
 		other_client();
 		like(next_error($at)->{code} // '', $code, "$name: no token");
-		is(eval { status()->{token}{state} } // $@, 'refused', 'the status can be read');
+		is(eval { $agent->status->{token}{state} } // $@, 'refused', 'the status can be read');
 	}
 	answer(good());
 	other_client();
-	ok(wait_until(sub { status()->{token}{state} eq 'valid' }, $soon), 'other settings are tried at once');
+	ok(wait_until(sub { $agent->status->{token}{state} eq 'valid' }, $soon), 'other settings are tried at once');
 	return;
 }
 
@@ -450,27 +392,18 @@ sub silence
 	is($error->{code}, 'unreachable', 'which is noticed');
 	cmp_ok(time() - $began, '<', 15, 'in time');
 	answer(good());
-	ok(wait_until(sub { status()->{token}{state} eq 'valid' }, $soon), 'and over when it answers');
+	ok(wait_until(sub { $agent->status->{token}{state} eq 'valid' }, $soon), 'and over when it answers');
 	return;
 }
 
 # How many lookups of names hang in the workers: each is a thread of its own.
 sub lookups
 {
-	my @pids = grep { defined } map { $_->{pid} } @{ status()->{workers} };
+	my @pids = grep { defined } map { $_->{pid} } @{ $agent->status->{workers} };
 	my $threads = 0;
 
 	$threads += max(0, (() = glob "/proc/$_/task/*") - 1) foreach @pids;
 	return $threads;
-}
-
-sub workers_get
-{
-	my ($state, $name) = @_;
-
-	ok(wait_until(sub { !grep { $_->{state} ne $state } @{ status()->{workers} } }, 2 * $soon), $name)
-	  or diag($json->encode(status()));
-	return;
 }
 
 # A lookup of a name cannot be ended: whoever has asked goes on without it. What
@@ -496,7 +429,7 @@ EOT
 		$agent->restart;
 	}
 	ok(wait_until(sub { lookups() == 1 }, $soon), 'the name of the endpoint is looked up, without an answer');
-	$before = pids();
+	$before = $agent->pids;
 	$requests = asked();
 
 	# this one hangs on, the next one is answered
@@ -504,42 +437,43 @@ EOT
 	ok( wait_until(
 			sub {
 				my $now = lookups();
-				$error = status()->{token}{lastError};
+				$error = $agent->status->{token}{lastError};
 				$most = max($most, $now) unless $error;
 				return $error;
 			},
-			2 * $soon
+			2 * $soon,
+			0.05
 		),
 		'the request ends at a deadline of its own');
 	is($most, 1, 'no other was begun beside it');
 	is($error->{code}, 'unreachable', 'the status says that it came to nothing');
 	like($error->{message}, qr/^the name of the token endpoint was not resolved in time$/, 'and why');
-	ok(wait_until(sub { status()->{token}{state} eq 'valid' }, 2 * $soon), 'the next one gets a token');
+	ok(wait_until(sub { $agent->status->{token}{state} eq 'valid' }, 2 * $soon), 'the next one gets a token');
 	is(asked() - $requests, 1, 'which was asked for once');
 	ok(wait_until(sub { lookups() == 1 }, $soon), 'what hung still does');
-	is(pids(), $before, 'in the same processes');
+	is($agent->pids, $before, 'in the same processes');
 
 	hanging_again(\%network, 'ended');
-	foreach my $pid (map { $_->{pid} } @{ status()->{workers} })
+	foreach my $pid (map { $_->{pid} } @{ $agent->status->{workers} })
 	{
 		is($agent->safe_psql('postgres', "select pg_terminate_backend($pid, 60000)"), 't', 'a worker is ended meanwhile');
 	}
-	ok(wait_until(sub { pids() !~ /none/ && lookups() > 0 }, 2 * $soon), 'another one asks in its place');
+	ok(wait_until(sub { $agent->pids !~ /none/ && lookups() > 0 }, 2 * $soon), 'another one asks in its place');
 	is(error_of($agent, q{set statement_timeout = '60s'; drop database doomed}),
 		undef, 'the database of the agent is dropped meanwhile');
-	workers_get('no_database', 'the workers notice that');
+	$agent->workers_get('no_database', 'the workers notice that');
 
 	$agent->append_conf('postgresql.conf', "opdata.database = 'doomed too'\n");
 	hanging_again(\%network, 'dropped');
 	is(error_of($agent, q{set statement_timeout = '60s'; drop extension opdata}, dbname => 'doomed too'),
 		undef, 'the extension is dropped meanwhile');
-	workers_get('no_extension', 'the workers notice that, too');
+	$agent->workers_get('no_extension', 'the workers notice that, too');
 
 	$agent->append_conf('postgresql.conf', "opdata.database = 'postgres'\n");
 	hanging_again(\%network, 'stopped');
-	workers_get('no_token', 'as long as names are not answered no worker polls');
-	ok((grep { $_->{code} eq 'no_token' } @{ status()->{warnings} }), 'which is warned of');
-	ok(wait_until(sub { grep { $_ eq 'no_token' } @{ status()->{reasons} } }, $soon), 'and why the agent is not healthy');
+	$agent->workers_get('no_token', 'as long as names are not answered no worker polls');
+	ok($agent->warned('no_token'), 'which is warned of');
+	ok(wait_until(sub { grep { $_ eq 'no_token' } @{ $agent->status->{reasons} } }, $soon), 'and why the agent is not healthy');
 	$agent->stop('fast');
 	pass('the server stops meanwhile');
 	$agent->start;
@@ -556,15 +490,15 @@ sub hanging_again
 		local %ENV = (%ENV, %$network);
 		$agent->restart;
 	}
-	ok(wait_until(sub { pids() !~ /none/ && lookups() > 0 }, $soon), "to be $name: a name is looked up, without an answer");
+	ok(wait_until(sub { $agent->pids !~ /none/ && lookups() > 0 }, $soon), "to be $name: a name is looked up, without an answer");
 	return;
 }
 
 sub nothing_is_told
 {
+	my $seen = $agent->told . $agent->safe_psql('postgres', 'select * from pg_stat_activity');
 	my $log;
 
-	$seen .= $agent->safe_psql('postgres', 'select * from pg_stat_activity');
 	$agent->stop;
 	$log = slurp_file($agent->logfile);
 	unlike($log, qr/Canary/i, 'neither secret nor token is in the log');

@@ -10,10 +10,9 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
 use List::Util qw(uniq);
-use Opdata::Convex;
+use Opdata::ControlPlane;
+use Opdata::Credentials qw(reader);
 use Opdata::Faults qw(payload);
-use Opdata::Issuer;
-use Opdata::Temporal;
 use Opdata::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -29,37 +28,21 @@ my @statuses = (path => 'connections:setStatus');
 
 my $uuid = qr/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 my $json = JSON::PP->new->canonical->allow_nonref;
-my $number = 0;
 
-my $issuer = issuer('issuer');
-$issuer->add_client('agent', 'agent_secret', 'acme', ['default:worker']);
-my $convex = convex_server(
-	'convex',
-	issuer => $issuer->url,
-	audience => 'urn:opdata',
-	jwks => $issuer->jwks_url);
-my $temporal = temporal_server('temporal', persistent => 1);
-my $client = $temporal->client;
+my $plane = control_plane('acme', persistent => 1);
+my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 
 my $source = source_cluster('source');
 $source->safe_psql('postgres',
 	q{create role reader login password 'reader_pw'});
 
-my $secret_file = PostgreSQL::Test::Utils::tempdir('secret') . '/secret';
-append_to_file($secret_file, "agent_secret\n");
-
 my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
+	'agent',
+	soon => $soon,
+	conf => $plane->conf(convex_url => $convex->url . '/') . <<'EOT');
 log_line_prefix = '[%b] '
 restart_after_crash = on
 max_prepared_transactions = 2
-opdata.org_id = 'acme'
-opdata.temporal_address = '@{[ $temporal->address ]}'
-opdata.temporal_tls = off
-opdata.auth_token_url = '@{[ $issuer->token_url ]}'
-opdata.auth_client_id = 'agent'
-opdata.auth_client_secret_file = '$secret_file'
-opdata.convex_url = '@{[ $convex->url ]}/'
 EOT
 
 sign_of_life();
@@ -85,8 +68,6 @@ ok($log !~ qr/PANIC|could not look for messages|could not note what came/, 'nor 
 done_testing();
 
 # ---------------------------------------------------------------- questions
-
-sub status { return json($agent, 'select opdata_status()'); }
 
 sub psql { return $agent->safe_psql('postgres', @_); }
 
@@ -119,32 +100,9 @@ sub are_told
 
 	wait_until(sub { accepted($from) >= @$expected }, $soon);
 	ok(wait_until(sub { waiting() == 0 }, $soon), "$name: nothing waits any more")
-	  or diag($json->encode(status()->{convex}));
+	  or diag($json->encode($agent->status->{convex}));
 	is_deeply([ accepted($from) ], $expected, $name)
 	  or diag($json->encode([ calls($from) ]));
-	return;
-}
-
-# Other settings, at work: in new processes.
-sub set
-{
-	my (%settings) = @_;
-	my %before = map { ($_->{pid} // 0) => 1 } @{ status()->{workers} };
-
-	$agent->append_conf('postgresql.conf',
-		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
-	$agent->reload;
-	wait_until(sub { !grep { $before{ $_->{pid} // 0 } } @{ status()->{workers} } }, $soon)
-	  or die 'the workers go on with other settings';
-	return;
-}
-
-sub polling
-{
-	my ($name) = @_;
-
-	ok(wait_until(sub { !grep { $_->{state} ne 'polling' } @{ status()->{workers} } }, $soon), $name)
-	  or diag($json->encode(status()));
 	return;
 }
 
@@ -157,30 +115,12 @@ sub store_sql
 	return "select opdata_store_creds('$id', " . payload(port => $source->port) . ', test => false)';
 }
 
-sub credentials
-{
-	my (%more) = @_;
-
-	return {
-		host => '127.0.0.1',
-		port => $source->port,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable',
-		%more
-	};
-}
+sub credentials { return reader($source, @_); }
 
 sub workflow
 {
 	my ($type, %input) = @_;
-
-	return $client->execute(
-		type => $type,
-		workflow_id => 'workflow ' . ++$number,
-		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', %input });
+	return $plane->run($type, \%input);
 }
 
 # A store by workflow and one by SQL, neither of which takes long. Ids of both.
@@ -202,7 +142,7 @@ sub stores_go_on
 
 sub sign_of_life
 {
-	polling('all workers poll');
+	$agent->workers_get('polling', 'all workers poll');
 	ok(wait_until(sub { heartbeats() > 0 }, $soon), 'a heartbeat comes at the start');
 	my ($call) = heartbeats();
 	my %args = %{ $call->{args} };
@@ -214,8 +154,8 @@ sub sign_of_life
 	is_deeply(
 		\%args,
 		{   orgId => 'acme',
-			agentId => status()->{agent}{id},
-			version => status()->{versions}{library},
+			agentId => $agent->status->{agent}{id},
+			version => $agent->status->{versions}{library},
 			healthy => JSON::PP::true,
 			reasons => [],
 			egress => { rows => 0, head => undef }
@@ -225,7 +165,7 @@ sub sign_of_life
 	like($args{agentId}, $uuid, 'the agent has an id');
 	is(psql('select count(*) from opdata.agent'), 1, 'which was noted once, by one of the workers');
 
-	my $facts = status()->{convex};
+	my $facts = $agent->status->{convex};
 	is_deeply(
 		$facts,
 		{ url => $convex->url . '/', waiting => 0, oldestAt => undef, lastError => undef },
@@ -235,7 +175,7 @@ sub sign_of_life
 	ok(wait_until(sub { heartbeats() == $before + 1 }, $soon), 'another one comes after a restart');
 	is((heartbeats())[-1]{args}{agentId}, $args{agentId}, 'of the same agent');
 	isnt((heartbeats())[-1]{args}{idempotencyKey}, $call->{args}{idempotencyKey}, 'and it is not the same one');
-	polling('the workers are back');
+	$agent->workers_get('polling', 'the workers are back');
 	return;
 }
 
@@ -254,7 +194,7 @@ EOT
 	is_deeply(
 		\%args,
 		{   orgId => 'acme',
-			agentId => status()->{agent}{id},
+			agentId => $agent->status->{agent}{id},
 			workspaceId => $row->{workspace_id},
 			connectionId => $id,
 			type => 'postgres',
@@ -279,7 +219,7 @@ sub deletion_was_told
 	is_deeply(
 		\%args,
 		{   orgId => 'acme',
-			agentId => status()->{agent}{id},
+			agentId => $agent->status->{agent}{id},
 			workspaceId => 'default',
 			connectionId => $id,
 			status => 'deleted',
@@ -399,15 +339,21 @@ sub lost_answer
 sub status_tells
 {
 	my ($n, $message, $name) = @_;
-	my $facts;
+	my ($status, $facts);
 
-	ok(wait_until(sub { $facts = status()->{convex}; $facts->{lastError} && $facts->{waiting} == $n }, $soon),
+	ok( wait_until(
+			sub {
+				$status = $agent->status;
+				$facts = $status->{convex};
+				return $facts->{lastError} && $facts->{waiting} == $n;
+			},
+			$soon),
 		"$name: the status tells that $n wait") or diag($json->encode($facts));
 	like($facts->{lastError}{message} // '', $message, "$name: and why");
 	like($facts->{lastError}{at} // '', qr/^\d{4}-/, "$name: and when");
 	is(psql("select '$facts->{oldestAt}'::timestamptz = min(made_at) from opdata.outbox"),
 		't', "$name: and since when");
-	ok(status()->{healthy}, "$name: the agent is healthy all the same");
+	ok($status->{healthy}, "$name: the agent is healthy all the same");
 	return;
 }
 
@@ -415,7 +361,7 @@ sub recovered
 {
 	my ($name) = @_;
 
-	is(status()->{convex}{lastError}, undef, "$name: the status has no error any more");
+	is($agent->status->{convex}{lastError}, undef, "$name: the status has no error any more");
 	return;
 }
 
@@ -475,8 +421,8 @@ sub restarts
 	psql(store_sql($_)) foreach @ids[ 0, 1 ];
 	$agent->restart;
 	psql(store_sql($ids[2]));
-	polling('all workers poll after a restart');
-	my ($worker) = grep { $_->{kind} eq 'interactive' } @{ status()->{workers} };
+	$agent->workers_get('polling', 'all workers poll after a restart');
+	my ($worker) = grep { $_->{kind} eq 'interactive' } @{ $agent->status->{workers} };
 	kill 'KILL', $worker->{pid};
 	ok( $agent->poll_query_until(
 			'postgres',
@@ -492,7 +438,7 @@ sub restarts
 	are_told(0, [ map { "$_ pending" } @ids ], 'restarts');
 	is_deeply([ map { $_->{args}{idempotencyKey} } grep { ($_->{status} // 0) == 200 } calls() ],
 		$keys, 'the keys are those that they had');
-	polling('all workers poll after the immediate shutdown');
+	$agent->workers_get('polling', 'all workers poll after the immediate shutdown');
 	return;
 }
 
@@ -550,14 +496,14 @@ sub refused
 	{
 		my $from = calls();
 		my $asked = $issuer->token_requests;
-		my $obtained = status()->{token}{obtainedAt};
+		my $obtained = $agent->status->{token}{obtainedAt};
 
 		$convex->fail(401, @statuses);
 		psql(store_sql("refused $time"));
 		are_told($from, ["refused $time pending"], "refused $time");
 		is(join(' ', map { $_->{status} } calls($from)), '401 200', "refused $time: the call is made again");
 		is($issuer->token_requests - $asked, 1, "refused $time: with one fresh token");
-		isnt(status()->{token}{obtainedAt}, $obtained, "refused $time: which the status shows");
+		isnt($agent->status->{token}{obtainedAt}, $obtained, "refused $time: which the status shows");
 	}
 
 	# A deployment that does not want us at all is not a reason to stop.
@@ -567,7 +513,7 @@ sub refused
 	my @ids = stores_go_on('unwanted');
 	status_tells(2, qr/it refuses the agent: HTTP status 401/, 'unwanted');
 	ok(wait_until(sub { calls($from) >= 3 }, $soon), 'unwanted: it tries again');
-	polling('unwanted: the workers poll');
+	$agent->workers_get('polling', 'unwanted: the workers poll');
 	cmp_ok($issuer->token_requests - $asked, '<=', 1, 'unwanted: one more token is not asked for at each try');
 	$convex->clear;
 	are_told($from, [ "$ids[0] connected", "$ids[1] pending" ], 'unwanted');
@@ -579,11 +525,7 @@ sub many
 {
 	my $from = calls();
 	my @workflows = map {
-		{   type => 'storeCredsWorkflow',
-			workflow_id => "many $_",
-			task_queue => 'tenant-acme',
-			input => { orgId => 'acme', connectionId => "many $_", credentials => credentials() }
-		}
+		{ $plane->arguments('storeCredsWorkflow', { connectionId => "many $_", credentials => credentials() }) }
 	} 1 .. 20;
 	my $ticket = $client->send('execute_many', workflows => \@workflows);
 	my $payload = payload(port => $source->port);
@@ -624,7 +566,7 @@ EOT
 	psql(store_sql('newest'));
 	is(waiting(), 10000, 'there are never more');
 	is(psql(q{select count(*) from opdata.outbox where args->>'connectionId' = 'oldest'}), 0, 'the oldest one is gone');
-	is(status()->{convex}{waiting}, 10000, 'the status tells how many wait');
+	is($agent->status->{convex}{waiting}, 10000, 'the status tells how many wait');
 
 	beside_others();
 	psql(q{delete from opdata.outbox where args->>'connectionId' not in ('bulk 100', 'bulk 9999', 'newest')});
@@ -706,8 +648,9 @@ sub dump_and_restore
 sub without_token
 {
 	my $from = calls();
+	my %token = $plane->token_settings;
 
-	set(map { ("opdata.auth_$_" => '') } qw(token_url client_id client_secret_file));
+	$agent->renew(map { ($_ => '') } keys %token);
 	ok(wait_until(sub { grep { !$_->{authorization} } heartbeats() }, $soon),
 		'without token authentication the agent goes on');
 	psql(store_sql('no token'));
@@ -716,10 +659,7 @@ sub without_token
 	my ($call) = calls($from);
 	ok(!$call->{authorization}, 'the call has no header of that name');
 	is($call->{status}, 560, 'the functions of this deployment want one');
-	set(
-		'opdata.auth_token_url' => $issuer->token_url,
-		'opdata.auth_client_id' => 'agent',
-		'opdata.auth_client_secret_file' => $secret_file);
+	$agent->renew(%token);
 	are_told($from, ['no token pending'], 'with tokens it is told');
 	return;
 }
@@ -728,17 +668,17 @@ sub without_url
 {
 	my $from = calls();
 
-	set('opdata.convex_url' => '');
-	polling('without a URL the workers poll');
+	$agent->renew(convex_url => '');
+	$agent->workers_get('polling', 'without a URL the workers poll');
 	my ($ended) = workflow('storeCredsWorkflow', connectionId => 'untold', credentials => credentials());
 	is($ended->{result}{status}, 'connected', 'a store by workflow is done');
 	psql(store_sql('untold'));
 	psql(q{select opdata_test('untold')});
 	psql(q{select opdata_delete('untold')});
 	is(waiting(), 0, 'nothing is put aside');
-	is(status()->{convex}, undef, 'the status says that there is none');
-	set('opdata.convex_url' => $convex->url);
-	polling('the workers poll with a URL');
+	is($agent->status->{convex}, undef, 'the status says that there is none');
+	$agent->renew(convex_url => $convex->url);
+	$agent->workers_get('polling', 'the workers poll with a URL');
 	psql(store_sql('told again'));
 	are_told($from, ['told again pending'], 'what was done meanwhile is not told');
 	return;
@@ -751,8 +691,8 @@ sub unhealthy
 	my @before;
 
 	$temporal->stop;
-	ok(wait_until(sub { !status()->{healthy} }, $soon), 'without Temporal the agent is not healthy');
-	foreach my $worker (@{ status()->{workers} })
+	ok(wait_until(sub { !$agent->status->{healthy} }, $soon), 'without Temporal the agent is not healthy');
+	foreach my $worker (@{ $agent->status->{workers} })
 	{
 		@before = heartbeats();
 		psql("select pg_terminate_backend($worker->{pid})");

@@ -8,11 +8,11 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
+use Opdata::Agent;
 use Opdata::Convex;
 use Opdata::Faults qw(payload);
 use Opdata::Temporal;
 use Opdata::Test;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -46,15 +46,16 @@ opdata.temporal_address = '@{[ $temporal->address ]}'
 opdata.temporal_tls = off
 opdata.key_file = '@{[ PostgreSQL::Test::Utils::tempdir('key') ]}/opdata.key'
 EOT
-my $agent = agent_cluster('agent', conf => $settings);
+my %asked = (soon => $soon, dbname => 'agentdb');
+my $agent = agent_cluster('agent', %asked, conf => $settings);
 my @clusters = ($agent);
 $agent->enable_archiving;
 $agent->restart;
 $agent->safe_psql('postgres', 'create database agentdb');
 $agent->safe_psql('agentdb', 'create extension opdata cascade');
-get($agent, 'polling', 'the original polls');
+$agent->workers_get('polling', 'the original polls');
 $agent->safe_psql('agentdb', "select opdata_store_creds('crm', @{[ payload(port => $source->port) ]})");
-my $original_id = status($agent)->{agent}{id};
+my $original_id = $agent->status->{agent}{id};
 is($agent->safe_psql('agentdb', 'select count(*) from opdata.agent'), 1, 'its cluster is noted once, though all workers look at once');
 
 notifications();
@@ -69,43 +70,6 @@ ok(slurp_file($_->logfile) !~ /terminated by signal|PANIC|reader_pw/, $_->name .
 done_testing();
 
 # ---------------------------------------------------------------- questions
-
-sub status
-{
-	my ($node, $dbname) = @_;
-	return json($node, 'select opdata_status()', dbname => $dbname // 'agentdb');
-}
-
-sub states
-{
-	my ($node, $dbname) = @_;
-	return join(' ', map { $_->{state} } @{ status($node, $dbname)->{workers} });
-}
-
-sub get
-{
-	my ($node, $state, $name, %opts) = @_;
-
-	ok(wait_until(sub { states($node, $opts{dbname}) eq "$state $state $state" }, $soon), $name)
-	  or diag($json->encode(status($node, $opts{dbname})));
-	return;
-}
-
-sub warned
-{
-	my ($node) = @_;
-	return join(' ', sort map { $_->{code} } @{ status($node)->{warnings} });
-}
-
-sub set
-{
-	my ($node, %settings) = @_;
-
-	$node->append_conf('postgresql.conf',
-		join('', map { "$_ = '$settings{$_}'\n" } sort keys %settings));
-	$node->reload;
-	return;
-}
 
 # ---------------------------------------------------------------- what is done
 
@@ -126,7 +90,7 @@ sub does
 {
 	my ($node, $n, $name) = @_;
 	my @workflows = map { preview() } 1 .. $n;
-	my %pids = map { ($_->{pid} => 1) } @{ status($node)->{workers} };
+	my %pids = map { ($_->{pid} => 1) } @{ $node->status->{workers} };
 	my $ended = $client->execute_many(workflows => \@workflows);
 	my @identities;
 
@@ -164,7 +128,7 @@ sub restore
 sub another
 {
 	my ($name) = @_;
-	my $node = agent_cluster($name, conf => $settings);
+	my $node = agent_cluster($name, %asked, conf => $settings);
 
 	push @clusters, $node;
 	return $node;
@@ -174,7 +138,7 @@ sub from_backup
 {
 	my ($name, $backup, %opts) = @_;
 	my $conf = delete $opts{conf} // '';
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = Opdata::Agent->new($name, %asked);
 
 	$node->init_from_backup($agent, $backup, %opts);
 	$node->append_conf('postgresql.conf', "archive_mode = off\n$conf");
@@ -207,10 +171,10 @@ sub notifications
 	my @steps = (
 		[ 'Temporal is stopped', sub { $temporal->stop }, 'temporal_unreachable' ],
 		[ 'Temporal is back', sub { $temporal->start } ],
-		[ 'the agent is disabled', sub { set($agent, 'opdata.enabled' => 'off') }, 'disabled' ],
-		[ 'the agent is enabled', sub { set($agent, 'opdata.enabled' => 'on') } ]);
+		[ 'the agent is disabled', sub { $agent->set(enabled => 'off') }, 'disabled' ],
+		[ 'the agent is enabled', sub { $agent->set(enabled => 'on') } ]);
 
-	ok(status($agent)->{healthy}, 'the agent is healthy');
+	ok($agent->status->{healthy}, 'the agent is healthy');
 	foreach my $step (@steps)
 	{
 		my ($name, $do, @reasons) = @$step;
@@ -223,7 +187,7 @@ sub notifications
 		my $status;
 		ok( wait_until(
 				sub {
-					$status = status($agent);
+					$status = $agent->status;
 					$json->encode([ @$status{ 'healthy', 'reasons' } ]) eq
 					  $json->encode([ @$expected{ 'healthy', 'reasons' } ]);
 				},
@@ -231,7 +195,7 @@ sub notifications
 			"$name: the status says the same") or diag($json->encode($status));
 		new_workers_without_temporal($take, \@notices) if $name eq 'Temporal is stopped';
 	}
-	get($agent, 'polling', 'all workers poll again');
+	$agent->workers_get('polling', 'all workers poll again');
 
 	# two of the looks that workers take
 	sleep 11;
@@ -246,14 +210,14 @@ sub notifications
 sub new_workers_without_temporal
 {
 	my ($take, $notices) = @_;
-	my $pids = sub { return join(' ', sort map { $_->{pid} // 0 } @{ status($agent)->{workers} }) };
+	my $pids = sub { return join(' ', sort map { $_->{pid} // 0 } @{ $agent->status->{workers} }) };
 	my $before = $pids->();
 	my $log_end = -s $agent->logfile;
 
-	set($agent, 'opdata.auth_scope' => 'another');
+	$agent->set(auth_scope => 'another');
 	ok(wait_until(sub { $pids->() ne $before }, $soon), 'workers begin anew while Temporal is away');
-	get($agent, 'unreachable', 'and tell that it is');
-	ok(wait_until(sub { !status($agent)->{healthy} }, $soon), 'so that the agent is not healthy');
+	$agent->workers_get('unreachable', 'and tell that it is');
+	ok(wait_until(sub { !$agent->status->{healthy} }, $soon), 'so that the agent is not healthy');
 	$take->();
 	is(scalar(grep { $_->{healthy} } @$notices), 0, 'nobody was told that it was meanwhile');
 	ok(slurp_file($agent->logfile, $log_end) !~ /agent is healthy/, 'nor was it written to the log');
@@ -265,13 +229,13 @@ sub new_workers_without_temporal
 sub is_a_copy
 {
 	my ($node, $name) = @_;
-	my $status = status($node);
+	my $status = $node->status;
 
 	is($status->{agent}{copy}, JSON::PP::true, "$name: the status says that it is a copy");
 	is($status->{agent}{id}, undef, "$name: it has no id");
 	is($status->{healthy}, JSON::PP::false, "$name: and is not healthy");
 	is_deeply($status->{reasons}, ['copy'], "$name: for that reason");
-	is(warned($node), 'copy', "$name: the status warns of it, and of nothing else");
+	is($node->warned, 'copy', "$name: the status warns of it, and of nothing else");
 	my $told = qr/^\[opdata worker\] LOG:  opdata worker "interactive 1" asks for no tasks, since this database is a copy/m;
 	ok(slurp_file($node->logfile) =~ $told, "$name: the log tells");
 	return;
@@ -284,12 +248,12 @@ sub resumed
 	my ($session, $take) = listener($node, \@notices);
 
 	is_deeply(json($node, 'select opdata_resume()', dbname => 'agentdb'), { resumed => JSON::PP::true }, "$name: it is told to work");
-	get($node, 'polling', "$name: and polls");
+	$node->workers_get('polling', "$name: and polls");
 	# something about the time before may be on its way
 	ok(wait_until(sub { $take->() > 0 && $notices[-1]{healthy} }, $soon), "$name: who listens is told");
 	is_deeply($notices[-1], { healthy => JSON::PP::true, reasons => [] }, "$name: that it is healthy");
 	$session->quit;
-	is(warned($node), '', "$name: the warning is gone");
+	is($node->warned, '', "$name: the warning is gone");
 	return;
 }
 
@@ -299,9 +263,9 @@ sub restored_elsewhere
 	my $copy = another('copy');
 
 	$copy->safe_psql('postgres', 'create database agentdb');
-	get($copy, 'no_extension', 'elsewhere: workers wait for the extension', dbname => 'postgres');
+	$copy->workers_get('no_extension', 'elsewhere: workers wait for the extension', dbname => 'postgres');
 	restore($copy, $file, 'elsewhere');
-	get($copy, 'copy', 'elsewhere: the copy does not poll');
+	$copy->workers_get('copy', 'elsewhere: the copy does not poll');
 	is_a_copy($copy, 'elsewhere');
 	does($agent, 20, 'beside a copy');
 
@@ -313,24 +277,24 @@ sub restored_elsewhere
 	is($agent->safe_psql('agentdb', 'select string_agg(id, \' \') from opdata_connections'), 'crm', 'of which the original knows nothing');
 
 	$copy->restart;
-	get($copy, 'copy', 'a restart does not make it forget');
+	$copy->workers_get('copy', 'a restart does not make it forget');
 	does($agent, 5, 'beside a copy that was restarted');
 
 	resumed($copy, 'the copy');
-	my $agent_facts = status($copy)->{agent};
+	my $agent_facts = $copy->status->{agent};
 	is($agent_facts->{copy}, JSON::PP::false, 'it is no copy any more');
 	like($agent_facts->{id}, qr/^[0-9a-f-]{36}$/, 'it has an id');
 	isnt($agent_facts->{id}, $original_id, 'of its own');
 	$agent->stop;
 	does($copy, 5, 'without the original');
 	$copy->restart;
-	get($copy, 'polling', 'it goes on after a restart');
-	is(status($copy)->{agent}{id}, $agent_facts->{id}, 'under the same id');
+	$copy->workers_get('polling', 'it goes on after a restart');
+	is($copy->status->{agent}{id}, $agent_facts->{id}, 'under the same id');
 	$copy->stop;
 	$agent->start;
-	get($agent, 'polling', 'the original is back');
-	is(status($agent)->{agent}{id}, $original_id, 'under its own');
-	is(warned($agent), '', 'and is not warned of anything');
+	$agent->workers_get('polling', 'the original is back');
+	is($agent->status->{agent}{id}, $original_id, 'under its own');
+	is($agent->warned, '', 'and is not warned of anything');
 	return;
 }
 
@@ -342,9 +306,9 @@ sub restored_over_a_worker
 
 	$early->safe_psql('postgres', 'create database agentdb');
 	$early->safe_psql('agentdb', 'create extension opdata cascade');
-	get($early, 'polling', 'workers of a new cluster poll');
+	$early->workers_get('polling', 'workers of a new cluster poll');
 	restore($early, $file, 'over a worker');
-	get($early, 'copy', 'over a worker: it stops to poll');
+	$early->workers_get('copy', 'over a worker: it stops to poll');
 	is_a_copy($early, 'over a worker');
 	does($agent, 20, 'over a worker');
 
@@ -355,13 +319,13 @@ sub restored_over_a_worker
 		$early->safe_psql('postgres', $sql);
 		cmp_ok(time() - $begun, '<', $at_once, "a copy is not in the way: $sql");
 	}
-	get($early, 'copy', 'after that it is a copy still');
+	$early->workers_get('copy', 'after that it is a copy still');
 	my $begun = time();
 	$early->safe_psql('agentdb', 'drop extension opdata');
 	cmp_ok(time() - $begun, '<', $at_once, 'a copy is not in the way of DROP EXTENSION');
-	get($early, 'no_extension', 'its workers leave', dbname => 'postgres');
+	$early->workers_get('no_extension', 'its workers leave', dbname => 'postgres');
 	$early->safe_psql('agentdb', 'create extension opdata');
-	get($early, 'polling', 'and poll for a new extension, which is no copy');
+	$early->workers_get('polling', 'and poll for a new extension, which is no copy');
 	$early->stop;
 	return;
 }
@@ -375,22 +339,22 @@ sub restored_in_place
 
 	$agent->safe_psql('postgres', 'drop database agentdb');
 	$agent->safe_psql('postgres', 'create database agentdb');
-	set($agent, 'opdata.convex_url' => $convex->url);
+	$agent->set(convex_url => $convex->url);
 	$agent->safe_psql('agentdb', 'create extension opdata cascade');
-	get($agent, 'polling', 'in place: workers have begun before');
-	isnt(status($agent)->{agent}{id}, $original_id, 'in place: as an agent of their own');
+	$agent->workers_get('polling', 'in place: workers have begun before');
+	isnt($agent->status->{agent}{id}, $original_id, 'in place: as an agent of their own');
 	restore($agent, $file, 'in place');
-	get($agent, 'polling', 'in place: it goes on, without being told to');
-	is(warned($agent), '', 'in place: without a warning');
+	$agent->workers_get('polling', 'in place: it goes on, without being told to');
+	is($agent->warned, '', 'in place: without a warning');
 	does($agent, 5, 'in place');
-	is(status($agent)->{agent}{id}, $original_id, 'in place: it is the same agent');
+	is($agent->status->{agent}{id}, $original_id, 'in place: it is the same agent');
 
 	$agent->safe_psql('agentdb', "select opdata_store_creds('told', @{[ payload(port => $source->port) ]}, test => false)");
 	my $call;
 	ok(wait_until(sub { ($call) = @{ $convex->calls('connections:setStatus') }; $call }, $soon), 'in place: it tells of a store');
 	is($call->{args}{agentId}, $original_id, 'in place: as the same agent');
-	set($agent, 'opdata.convex_url' => '');
-	get($agent, 'polling', 'in place: it polls without a URL');
+	$agent->set(convex_url => '');
+	$agent->workers_get('polling', 'in place: it polls without a URL');
 	$agent->safe_psql('agentdb', q{delete from opdata.outbox});
 	return;
 }
@@ -404,47 +368,47 @@ sub standby_and_promotion
 
 	$standby->start;
 	$agent->wait_for_catchup($standby, 'replay', $agent->lsn('insert'));
-	my $status = status($standby);
-	is(states($standby), 'stopped stopped stopped', 'a standby has no workers');
+	my $status = $standby->status;
+	is($standby->states, 'stopped stopped stopped', 'a standby has no workers');
 	is($status->{healthy}, JSON::PP::true, 'which is healthy for one');
 	is_deeply($status->{reasons}, [], 'for no reason');
 	is_deeply(
 		$status->{agent},
 		{   id => $original_id,
-			systemIdentifier => status($agent)->{agent}{systemIdentifier},
+			systemIdentifier => $agent->status->{agent}{systemIdentifier},
 			timeline => undef,
 			copy => JSON::PP::false
 		},
 		'it is the same agent');
-	is(warned($standby), '', 'and is not warned of anything');
+	is($standby->warned, '', 'and is not warned of anything');
 	is(error_of($standby, 'select opdata_resume()', dbname => 'agentdb')->{sqlstate}, '25006', 'it cannot be told to work');
 	does($agent, 5, 'beside a standby');
 
 	$agent->stop;
 	$standby->promote;
-	get($standby, 'polling', 'a standby that is promoted polls');
+	$standby->workers_get('polling', 'a standby that is promoted polls');
 	does($standby, 5, 'after the promotion');
 	on_a_new_timeline($standby, 'promoted');
 	$standby->stop;
 	$agent->start;
-	get($agent, 'polling', 'the original polls again');
-	is(warned($agent), '', 'without a warning');
+	$agent->workers_get('polling', 'the original polls again');
+	is($agent->warned, '', 'without a warning');
 	return;
 }
 
 sub on_a_new_timeline
 {
 	my ($node, $name) = @_;
-	my $status = status($node);
+	my $status = $node->status;
 
 	is($status->{agent}{id}, $original_id, "$name: it is the same agent");
 	is($status->{agent}{timeline}, 2, "$name: on a new timeline");
-	is(warned($node), 'new_timeline', "$name: the status warns of that");
+	is($node->warned, 'new_timeline', "$name: the status warns of that");
 	is($status->{healthy}, JSON::PP::true, "$name: it is healthy");
 	$node->safe_psql('agentdb', 'select opdata_resume()');
-	is(warned($node), '', "$name: the warning goes when it is told to work");
-	is(status($node)->{agent}{id}, $original_id, "$name: as the same agent");
-	get($node, 'polling', "$name: it polls");
+	is($node->warned, '', "$name: the warning goes when it is told to work");
+	is($node->status->{agent}{id}, $original_id, "$name: as the same agent");
+	$node->workers_get('polling', "$name: it polls");
 	return;
 }
 
@@ -454,8 +418,8 @@ sub independent_copy
 	my $copy = from_backup('independent', 'streaming', conf => "opdata.enabled = off\n");
 
 	$copy->start;
-	get($copy, 'disabled', 'a base backup started with opdata.enabled = off does not poll');
-	is_deeply(status($copy)->{reasons}, ['disabled'], 'the status tells why');
+	$copy->workers_get('disabled', 'a base backup started with opdata.enabled = off does not poll');
+	is_deeply($copy->status->{reasons}, ['disabled'], 'the status tells why');
 	is(json($copy, q{select opdata_preview('crm', 'select 42')}, dbname => 'agentdb')->{rows}[0][0], 42, 'a preview works there');
 	does($agent, 10, 'beside a base backup');
 	$copy->stop;
@@ -480,7 +444,7 @@ sub point_in_time
 		conf => "recovery_target_name = 'then'\nrecovery_target_action = 'promote'\n");
 	$agent->stop;
 	$back->start;
-	get($back, 'polling', 'a cluster at a point in time polls');
+	$back->workers_get('polling', 'a cluster at a point in time polls');
 	is($back->safe_psql('agentdb', 'select string_agg(id, \' \') from opdata_connections'), 'crm', 'it is at that time');
 	does($back, 5, 'at a point in time');
 	on_a_new_timeline($back, 'at a point in time');

@@ -11,10 +11,10 @@ use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
 use List::Util qw(max);
 use Opdata::Convex;
-use Opdata::Faults ();
+use Opdata::Credentials qw(reader);
+use Opdata::Faults qw(session sleeping);
 use Opdata::HttpProxy;
 use Opdata::Issuer;
-use Opdata::Temporal;
 use Opdata::TemporalServer;
 use Opdata::Test;
 use Opdata::Toxiproxy;
@@ -90,10 +90,7 @@ my $proxy = http_proxy('proxy');
 # its client has what it needs
 $issuer->set_ttl($token_lasts);
 
-my $folder = PostgreSQL::Test::Utils::tempdir('files');
-open my $secret, '>', "$folder/secret" or die "$folder/secret: $!";
-print $secret "agent_secret\n";
-close $secret;
+my $secret_file = replace_file(PostgreSQL::Test::Utils::tempdir('files') . '/secret', "agent_secret\n");
 
 my $source = source_cluster('source');
 $source->safe_psql('postgres', q{create role reader login password 'reader_pw'});
@@ -164,31 +161,19 @@ sub new_agent
 		temporal_auth => 'token',
 		auth_token_url => $issuer->token_url,
 		auth_client_id => "agent_$name",
-		auth_client_secret_file => "$folder/secret",
+		auth_client_secret_file => $secret_file,
 		convex_url => $convex->url,
 		@{ $of_leg{$name} // [] },
 		%settings);
-	my $agent = agent_cluster("agent_$name",
-		conf => join '', map { "opdata.$_ = '$settings{$_}'\n" } sort keys %settings);
+	my $agent = agent_cluster("agent_$name", conf => conf_lines(%settings));
 
-	# what is done to the table of connections is written down
-	$agent->safe_psql(
-		'postgres', q{
-		create table public.effect (n bigint generated always as identity, id text, operation text);
-		create function public.note_effect() returns trigger language plpgsql as $$
-		begin
-			insert into public.effect (id, operation) values (coalesce(new.id, old.id), tg_op);
-			return null;
-		end $$;
-		create trigger note_effect after insert or update or delete on opdata.connection
-			for each row execute function public.note_effect();
-	});
+	$agent->note_effects;
 	return $agent;
 }
 
 # ---------------------------------------------------------------- questions
 
-sub status { return json($agents{ $_[0] }, 'select opdata_status()'); }
+sub status { return $agents{ $_[0] }->status; }
 
 sub get_polling
 {
@@ -226,14 +211,7 @@ sub credentials
 	my ($name) = @_;
 	my ($port) = ($name eq 'source' ? $through{source} : '127.0.0.1:' . $source->port) =~ /:(\d+)/;
 
-	return {
-		host => '127.0.0.1',
-		port => $port + 0,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable'
-	};
+	return reader($source, port => $port + 0);
 }
 
 # A store's id is that of its connection, and what a preview returns.
@@ -295,9 +273,8 @@ sub ended_once
 
 	if ($id =~ /store/)
 	{
-		push @got, $agents{$name}->safe_psql('postgres',
-			"select coalesce(string_agg(operation, ' ' order by n), 'nothing') from public.effect where id = '$id'");
-		push @wanted, $end eq 'ok' ? 'INSERT' : 'nothing';
+		push @got, $agents{$name}->effects($id);
+		push @wanted, $end eq 'ok' ? 'INSERT' : '';
 	}
 	elsif ($id =~ /preview|running/ && $end eq 'ok')
 	{
@@ -343,13 +320,7 @@ sub during
 	{
 		push @{ $tickets{$leg} }, $client->send('execute', running_preview($leg, "$leg $what running"));
 	}
-	ok( wait_until(
-			sub {
-				$source->safe_psql('postgres',
-					q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'})
-				  == keys %legs;
-			}),
-		"$what: a preview of each agent runs");
+	ok(wait_until(sub { sleeping($source) == keys %legs }), "$what: a preview of each agent runs");
 	my $began = time();
 	$fault->{begin}->($_) foreach sort keys %legs;
 	foreach my $leg (sort keys %legs)
@@ -444,7 +415,7 @@ sub in_nobodys_way
 	return unless $leg eq 'source';
 
 	my $credentials = $json->encode(credentials($leg));
-	$session = Opdata::Faults::session($agent);
+	$session = session($agent);
 	$session->start("select opdata_test('$credentials'::jsonb)");
 	is($agent->safe_psql('postgres', 'select pg_terminate_backend(' . $session->pid . ", 1000 * $at_once)"),
 		't', "$leg $what: so is a session");
@@ -489,16 +460,14 @@ sub polls_that_do_not_last
 package Gateway;
 
 use FindBin;
-use Opdata::Program;
-use Opdata::Temporal;
-use parent -norequire, 'Opdata::Program';
+use parent 'Opdata::Program';
 
 sub port_names { return ('port'); }
 
 sub command
 {
 	my ($self) = @_;
-	return (Opdata::Temporal::program('OPD_NODE'), "$FindBin::RealBin/../node/gateway.mjs",
+	return (Opdata::Process::program('OPD_NODE'), "$FindBin::RealBin/../node/gateway.mjs",
 		map { ("--$_", $self->{$_}) } qw(port upstream ca cert key path after));
 }
 

@@ -13,9 +13,8 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
 use MIME::Base64 qw(decode_base64);
-use Opdata::Convex;
-use Opdata::Issuer;
-use Opdata::Temporal;
+use Opdata::ControlPlane;
+use Opdata::Credentials qw(reader);
 use Opdata::Test;
 use Opdata::Workflows;
 use PostgreSQL::Test::Utils;
@@ -25,17 +24,9 @@ use Test::More;
 my $soon = 90;
 
 my $json = JSON::PP->new->canonical->allow_nonref;
-my $number = 0;
 
-my $issuer = issuer('issuer');
-$issuer->add_client('agent', 'agent_secret', 'acme', ['default:worker']);
-my $convex = convex_server(
-	'convex',
-	issuer => $issuer->url,
-	audience => 'urn:opdata',
-	jwks => $issuer->jwks_url);
-my $temporal = temporal_server('temporal', persistent => 1);
-my $client = $temporal->client;
+my $plane = control_plane('acme', persistent => 1);
+my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 my $silence = silent_server(at => 'connect');
 
 my $source = source_cluster('source', conf => "log_connections = on\n");
@@ -47,20 +38,7 @@ $source->safe_psql(
 	grant select on person to reader;
 });
 
-my $secret_file = PostgreSQL::Test::Utils::tempdir('secret') . '/secret';
-append_to_file($secret_file, "agent_secret\n");
-
-my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
-restart_after_crash = on
-opdata.org_id = 'acme'
-opdata.temporal_address = '@{[ $temporal->address ]}'
-opdata.temporal_tls = off
-opdata.auth_token_url = '@{[ $issuer->token_url ]}'
-opdata.auth_client_id = 'agent'
-opdata.auth_client_secret_file = '$secret_file'
-opdata.convex_url = '@{[ $convex->url ]}'
-EOT
+my $agent = agent_cluster('agent', soon => $soon, conf => $plane->conf . "restart_after_crash = on\n");
 my $dbname = 'postgres';
 
 # While the file "gate" exists, a transaction that logs a preview waits just before its
@@ -98,7 +76,7 @@ foreach my $workspace (qw(here there elsewhere))
 # every JSON message that came to the control plane, as [message, value]
 my @messages;
 
-ready('the workers poll');
+$agent->workers_get('polling', 'the workers poll');
 nothing_left();
 masks();
 the_log();
@@ -128,8 +106,6 @@ sub psql { return $agent->safe_psql($dbname, @_); }
 
 sub value { return json($agent, $_[0], dbname => $dbname); }
 
-sub status { return value('select opdata_status()'); }
-
 sub verified { return value('select opdata_verify_egress(' . (defined $_[0] ? "'$_[0]'" : '') . ')'); }
 
 sub n_logged { return psql('select count(*) from opdata_egress'); }
@@ -155,48 +131,15 @@ sub n_visits
 	return scalar @visits;
 }
 
-sub ready
-{
-	my ($name) = @_;
-
-	ok( wait_until(
-			sub {
-				my $status = eval { status() } // return;
-				my @workers = @{ $status->{workers} };
-				return @workers && !grep { $_->{state} ne 'polling' } @workers;
-			},
-			$soon),
-		$name) or diag($json->encode(status()));
-	return;
-}
-
 # ---------------------------------------------------------------- workflows
 
-sub credentials
-{
-	my (%more) = @_;
-
-	return {
-		host => '127.0.0.1',
-		port => $source->port,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable',
-		%more
-	};
-}
+sub credentials { return reader($source, @_); }
 
 # Arguments of a workflow.
 sub workflow
 {
 	my ($type, %input) = @_;
-
-	return (
-		type => $type,
-		workflow_id => "$type " . ++$number,
-		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', %input });
+	return $plane->arguments($type, \%input);
 }
 
 sub run
@@ -260,7 +203,7 @@ sub nothing_left
 		{ ok => JSON::PP::true, rows => 0, head => undef, expectedHeadFound => undef, firstBad => undef },
 		'a log without rows is whole');
 	is(verified('0' x 64)->{ok}, JSON::PP::false, 'unless it had some');
-	is_deeply(status()->{egress}, { rows => 0, head => undef }, 'the status has no head');
+	is_deeply($agent->status->{egress}, { rows => 0, head => undef }, 'the status has no head');
 	return;
 }
 
@@ -384,8 +327,8 @@ sub the_log
 				error_code, prev_hash)::text, 'UTF8')), 'hex')) - count(*) from opdata_egress}),
 		0, 'and what SQL computes');
 	is_whole('and it is whole');
-	is_deeply(status()->{egress}, { rows => $rows + 0, head => verified()->{head} }, 'the status has its head');
-	is(verified(status()->{egress}{head})->{ok}, JSON::PP::true, 'which is found');
+	is_deeply($agent->status->{egress}, { rows => $rows + 0, head => verified()->{head} }, 'the status has its head');
+	is(verified($agent->status->{egress}{head})->{ok}, JSON::PP::true, 'which is found');
 	is(psql("set timezone = 'Asia/Kolkata'; set datestyle = 'German, DMY'; set extra_float_digits = 0; set bytea_output = 'escape';"
 		  . " select opdata_verify_egress()->'ok'"), 'true', 'whatever the settings of who asks');
 	return;
@@ -633,7 +576,7 @@ sub row_comes_first
 	my $ended = $client->receive($ticket);
 	is_deeply($ended->{result}{rows}, [ [7] ], 'which leaves when the server is back') or diag($json->encode($ended));
 	is_whole('the log is whole');
-	ready('all workers poll');
+	$agent->workers_get('polling', 'all workers poll');
 	return;
 }
 
@@ -650,11 +593,11 @@ sub killed_before_the_answer
 	ok(wait_until(sub { (job($workflow{workflow_id})->{state} // '') eq 'succeeded' }, $soon), 'a preview is logged while the server is away');
 	my $head = verified()->{head};
 	my $job = job($workflow{workflow_id});
-	my ($worker) = grep { $_->{name} eq $job->{worker} } @{ status()->{workers} };
+	my ($worker) = grep { $_->{name} eq $job->{worker} } @{ $agent->status->{workers} };
 	kill 'KILL', $worker->{pid};
 	ok( wait_until(
 			sub {
-				my $status = eval { status() } // return;
+				my $status = eval { $agent->status } // return;
 				return !grep { ($_->{pid} // 0) == $worker->{pid} } @{ $status->{workers} };
 			},
 			$soon),
@@ -665,7 +608,7 @@ sub killed_before_the_answer
 	is_deeply([ map { $_->{workflow_id} } logged($n) ], [ ($workflow{workflow_id}) x 2 ], 'and logged again: the first may have left');
 	is(verified($head)->{ok}, JSON::PP::true, 'the chain goes on where it was');
 	is(computed_chain(), $n + 2, 'and is right');
-	ready('the workers are back');
+	$agent->workers_get('polling', 'the workers are back');
 	return;
 }
 
@@ -826,7 +769,7 @@ sub not_listed
 {
 	# a result that an earlier attempt is said to have recorded
 	psql('select opdata_suspend()');
-	ok(wait_until(sub { !grep { $_->{state} ne 'suspended' } @{ status()->{workers} } }, $soon), 'the workers wait');
+	ok(wait_until(sub { !grep { $_->{state} ne 'suspended' } @{ $agent->status->{workers} } }, $soon), 'the workers wait');
 	my %delete = workflow('deleteConnectionWorkflow', connectionId => 'here');
 	my $started = $client->start(%delete);
 	psql(<<"EOT");
@@ -850,7 +793,7 @@ EOT
 	is(code_of(n_rows('here', 1)), 'ok', 'jobs go on');
 	psql(q{select opdata_test('here')});
 	ok(wait_until(sub { psql('select count(*) from opdata.outbox') == 0 }, $soon), 'and so do other messages');
-	ready('all workers poll');
+	$agent->workers_get('polling', 'all workers poll');
 	return;
 }
 
@@ -870,9 +813,10 @@ sub dump_and_restore
 	$agent->restart;
 	command_ok([ 'pg_restore', '--exit-on-error', '-d', $agent->connstr('restored'), $file ], 'and restored');
 	$dbname = 'restored';
+	$agent->ask_in($dbname);
 	is(psql($rows), $lines, 'with all rows of the log');
 	is_deeply(verified($before->{head}), { %$before, expectedHeadFound => JSON::PP::true }, 'and they are whole');
-	ready('the agent works there');
+	$agent->workers_get('polling', 'the agent works there');
 	is(code_of(n_rows('there', 1)), 'ok', 'a preview leaves');
 	is((logged($n))[0]{prev_hash}, $before->{head}, 'and the chain goes on');
 	is(computed_chain(), $n + 1, 'as it should');
@@ -885,7 +829,7 @@ sub dump_and_restore
 			sub { grep { $json->encode($_->{args}{egress}) eq $json->encode($status) } @{ $convex->calls('agents:heartbeat') } },
 			$soon),
 		'the heartbeat tells the head') or diag($json->encode($convex->calls('agents:heartbeat')));
-	is_deeply(status()->{egress}, $status, 'the status tells the same');
+	is_deeply($agent->status->{egress}, $status, 'the status tells the same');
 	return;
 }
 

@@ -9,10 +9,9 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
-use Opdata::Convex;
+use Opdata::ControlPlane;
+use Opdata::Credentials qw(reader);
 use Opdata::Faults qw(payload session);
-use Opdata::Issuer;
-use Opdata::Temporal;
 use Opdata::Test;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -20,21 +19,13 @@ use Test::More;
 
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $soon = 60;
-my $number = 0;
 
 # Who attacks, and whom. There is no workspace gamma, nor anything in it.
 my @sides = ([ 'alpha', 'beta' ], [ 'beta', 'alpha' ]);
 my @levels = ('reader', 'developer', 'admin');
 
-my $issuer = issuer('issuer');
-$issuer->add_client('agent', 'agent_secret', 'acme', ['default:worker']);
-my $convex = convex_server(
-	'convex',
-	issuer => $issuer->url,
-	audience => 'urn:opdata',
-	jwks => $issuer->jwks_url);
-my $temporal = temporal_server('temporal');
-my $client = $temporal->client;
+my $plane = control_plane('acme');
+my $convex = $plane->convex;
 
 my $source = source_cluster('source');
 $source->safe_psql(
@@ -44,21 +35,7 @@ $source->safe_psql(
 	insert into card values ('Ann', '4000');
 	grant select on card to reader});
 
-my $secret_file = PostgreSQL::Test::Utils::tempdir('secret') . '/secret';
-append_to_file($secret_file, "agent_secret\n");
-
-my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
-log_line_prefix = '[%b] '
-opdata.worker_role = 'plain_worker'
-opdata.org_id = 'acme'
-opdata.temporal_address = '@{[ $temporal->address ]}'
-opdata.temporal_tls = off
-opdata.auth_token_url = '@{[ $issuer->token_url ]}'
-opdata.auth_client_id = 'agent'
-opdata.auth_client_secret_file = '$secret_file'
-opdata.convex_url = '@{[ $convex->url ]}'
-EOT
+my $agent = agent_cluster('agent', soon => $soon, conf => $plane->conf(worker_role => 'plain_worker') . "log_line_prefix = '[%b] '\n");
 
 psql(
 	join(";\n",
@@ -161,25 +138,7 @@ sub everything
 sub workflow
 {
 	my ($type, %input) = @_;
-
-	return $client->execute(
-		type => $type,
-		workflow_id => "$type " . ++$number,
-		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', %input },
-		timeout => 120);
-}
-
-sub credentials
-{
-	return {
-		host => '127.0.0.1',
-		port => $source->port,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable'
-	};
+	return $plane->run($type, \%input, timeout => 120);
 }
 
 # ---------------------------------------------------------------- tests
@@ -188,13 +147,7 @@ sub credentials
 # messages and rows of the egress log.
 sub plain_worker
 {
-	ok( wait_until(
-			sub {
-				my @workers = @{ json($agent, 'select opdata_status()')->{workers} };
-				return @workers == grep { $_->{state} eq 'polling' } @workers;
-			},
-			$soon),
-		'workers begin as a role that is no superuser');
+	$agent->workers_get('polling', 'workers begin as a role that is no superuser');
 	is( psql(q{
 			select distinct usename, rolsuper, rolbypassrls from pg_stat_activity
 			join pg_roles on rolname = usename where backend_type = 'opdata worker'}),
@@ -211,7 +164,7 @@ sub plain_worker
 			workspaceId => $side,
 			connectionId => "crm_$side",
 			name => "CRM of $side",
-			credentials => credentials());
+			credentials => reader($source));
 		is($stored->{result} && $stored->{result}{status}, 'connected', "$side: a connection is stored by workflow")
 		  or diag($json->encode($stored));
 		my $shown = workflow('previewQueryWorkflow', connectionId => "crm_$side", sql => "select holder, '$side' as side from card");
@@ -224,11 +177,11 @@ sub plain_worker
 	is(psql(q{select string_agg(workspace_id, ' ' order by seq) from opdata.egress}), 'alpha beta', 'what was sent is in the log');
 	is(psql(q{select opdata_verify_egress()->'ok'}), 'true', 'which is whole');
 	is(psql(q{select count(*) from opdata.job where requested_by = 'plain_worker' and state = 'succeeded'}), 6, 'and the jobs are recorded');
-	my $stolen = workflow('storeCredsWorkflow', workspaceId => 'alpha', connectionId => 'crm_beta', credentials => credentials());
+	my $stolen = workflow('storeCredsWorkflow', workspaceId => 'alpha', connectionId => 'crm_beta', credentials => reader($source));
 	is($stolen->{error} && $stolen->{error}{type}, 'workspace_denied', 'a workflow does not store over the id of another workspace');
 	# a job of workspace alpha that names the id that it asked for
 	psql(q{delete from opdata.job where error_code = 'workspace_denied'});
-	workflow('storeCredsWorkflow', workspaceId => 'alpha', connectionId => 'gone', credentials => credentials());
+	workflow('storeCredsWorkflow', workspaceId => 'alpha', connectionId => 'gone', credentials => reader($source));
 	is_deeply(workflow('deleteConnectionWorkflow', connectionId => 'gone')->{result}, { deleted => JSON::PP::true }, 'one is deleted by workflow');
 	ok(wait_until(sub { psql('select count(*) from opdata.outbox') == 0 }, $soon), 'the control plane is told of all of it');
 	is( join(' ', map { "$_->{args}{connectionId} $_->{args}{status}" } grep { $_->{status} == 200 } @{ $convex->calls('connections:setStatus') }),

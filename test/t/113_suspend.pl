@@ -8,13 +8,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
-use Opdata::Convex;
-use Opdata::Faults qw(payload session sockets_to);
-use Opdata::Issuer;
-use Opdata::Temporal;
+use Opdata::Agent;
+use Opdata::ControlPlane;
+use Opdata::Credentials qw(reader);
+use Opdata::Faults qw(payload session sleeping sockets_to);
 use Opdata::Test;
 use Opdata::Toxiproxy;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -28,17 +27,10 @@ my $number = 0;
 my $at_once = 5;
 my $long = 9;
 
-my $issuer = issuer('issuer');
-$issuer->add_client('agent', 'agent_secret', 'acme', ['default:worker']);
-my $convex = convex_server(
-	'convex',
-	issuer => $issuer->url,
-	audience => 'urn:opdata',
-	jwks => $issuer->jwks_url);
-
-# in a file, so that it can be away for a while; only the agent goes through the proxy
-my $temporal = temporal_server('temporal', persistent => 1);
-my $client = $temporal->client;
+# Temporal in a file, so that it can be away for a while; only the agent goes through
+# the proxy
+my $plane = control_plane('acme', persistent => 1);
+my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 my $proxy = toxiproxy('way');
 my $address = $proxy->add('temporal', $temporal->address);
 my ($way) = $address =~ /:(\d+)$/;
@@ -47,41 +39,22 @@ my $source = source_cluster('source');
 $source->safe_psql('postgres',
 	q{create role reader login password 'reader_pw'});
 
-my $secret_file = PostgreSQL::Test::Utils::tempdir('secret') . '/secret';
-append_to_file($secret_file, "agent_secret\n");
-
 # Database "postgres" has the extension too: there the status is asked for when
 # the agent's database is gone.
+my %asked = (soon => $soon, dbname => 'agent');
 my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
+	'agent', %asked,
+	conf => $plane->conf(database => 'agent', temporal_address => $address) . <<'EOT');
 log_line_prefix = '[%b] '
 wal_level = replica
 max_wal_senders = 4
 max_prepared_transactions = 4
-opdata.database = 'agent'
-opdata.org_id = 'acme'
-opdata.temporal_address = '$address'
-opdata.temporal_tls = off
-opdata.auth_token_url = '@{[ $issuer->token_url ]}'
-opdata.auth_client_id = 'agent'
-opdata.auth_client_secret_file = '$secret_file'
-opdata.convex_url = '@{[ $convex->url ]}'
 EOT
 my $node = $agent;
 $agent->safe_psql('postgres', 'create database agent');
 psql('create extension opdata cascade');
-get('polling', 'the workers poll');
-
-# What is done to the table of connections is written down.
-psql(q{
-	create table public.effect (n bigint generated always as identity, id text, operation text);
-	create function public.note_effect() returns trigger language plpgsql as $$
-	begin
-		insert into public.effect (id, operation) values (coalesce(new.id, old.id), tg_op);
-		return null;
-	end $$;
-	create trigger note_effect after insert or update or delete on opdata.connection
-		for each row execute function public.note_effect()});
+$agent->workers_get('polling', 'the workers poll');
+$agent->note_effects;
 psql(store_sql('shop'));
 
 who_may();
@@ -101,45 +74,12 @@ done_testing();
 
 sub psql { return $node->safe_psql('agent', @_); }
 
-sub status { return json($node, 'select opdata_status()', dbname => 'agent'); }
-
 sub error { return error_of($node, $_[0], dbname => 'agent'); }
-
-sub states { return join(' ', map { $_->{state} } @{ $_[0]{workers} }); }
-
-# Are all workers in this state?
-sub get
-{
-	my ($state, $name) = @_;
-	my $status;
-
-	ok( wait_until(
-			sub {
-				$status = status();
-				return states($status) eq "$state $state $state";
-			},
-			$soon),
-		$name) or diag(states($status));
-	return;
-}
 
 sub store_sql
 {
 	my ($id) = @_;
 	return "select opdata_store_creds('$id', " . payload(port => $source->port) . ')';
-}
-
-# Previews that sleep at the source.
-sub sleeping
-{
-	return $source->safe_psql('postgres',
-		q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
-}
-
-sub effects
-{
-	my ($id) = @_;
-	return psql("select coalesce(string_agg(operation, ' ' order by n), '') from public.effect where id = '$id'");
 }
 
 sub calls { return scalar(@{ $convex->calls('agents:heartbeat') }) + scalar(@{ $convex->calls('connections:setStatus') }); }
@@ -149,34 +89,16 @@ sub resume { psql('select opdata_resume()'); return; }
 
 # ---------------------------------------------------------------- workflows
 
-sub workflow
+sub preview
 {
-	my ($type, %input) = @_;
-
-	return (
-		type => $type,
-		workflow_id => "$type " . ++$number,
-		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', %input },
-		timeout => 120);
+	my ($sql) = @_;
+	return $plane->arguments('previewQueryWorkflow', { connectionId => 'shop', sql => $sql }, timeout => 120);
 }
-
-sub preview { return workflow('previewQueryWorkflow', connectionId => 'shop', sql => $_[0]); }
 
 sub store
 {
 	my ($id) = @_;
-	return workflow(
-		'storeCredsWorkflow',
-		connectionId => $id,
-		credentials => {
-			host => '127.0.0.1',
-			port => $source->port,
-			database => 'postgres',
-			username => 'reader',
-			password => 'reader_pw',
-			sslMode => 'disable'
-		});
+	return $plane->arguments('storeCredsWorkflow', { connectionId => $id, credentials => reader($source) }, timeout => 120);
 }
 
 sub has_result
@@ -194,10 +116,9 @@ sub has_result
 sub is_suspended
 {
 	my ($name) = @_;
-	my $status;
 
-	get('suspended', "$name: all workers are suspended");
-	$status = status();
+	$node->workers_get('suspended', "$name: all workers are suspended");
+	my $status = $node->status;
 	is($status->{healthy}, JSON::PP::false, "$name: which is not healthy");
 	is_deeply($status->{reasons}, ['suspended'], "$name: for this reason");
 	ok($status->{boundary}{suspendedSince}, "$name: the status tells since when");
@@ -219,9 +140,10 @@ sub works
 {
 	my ($name) = @_;
 
-	get('polling', "$name: all workers poll");
-	is(status()->{healthy}, JSON::PP::true, "$name: which is healthy");
-	has_result($client->execute(preview("select $number + 1")), $number, "$name: a preview comes back");
+	$node->workers_get('polling', "$name: all workers poll");
+	is($node->status->{healthy}, JSON::PP::true, "$name: which is healthy");
+	$number++;
+	has_result($client->execute(preview("select $number")), $number, "$name: a preview comes back");
 	is(psql(q{select opdata_preview('shop', 'select 1')->'rows'}), '[[1]]', "$name: and one from SQL");
 	return;
 }
@@ -245,7 +167,7 @@ sub who_may
 		}
 	}
 	is(error('begin read only; select opdata_suspend()')->{sqlstate}, '25006', 'nor anybody where nothing can be written');
-	get('polling', 'it did nothing');
+	$node->workers_get('polling', 'it did nothing');
 	my $listener = session($node, 'agent');
 	$listener->run('listen opdata_health');
 	my $result = json($node, 'select opdata_suspend()', dbname => 'agent', extra_params => [ '-U', 'chief' ]);
@@ -264,11 +186,9 @@ sub who_may
 	return;
 }
 
-sub pids { return join(' ', map { $_->{pid} // 'none' } @{ status()->{workers} }); }
-
 sub transactions
 {
-	my $before = pids();
+	my $before = $node->pids;
 	my $session = session($node, 'agent');
 
 	is($session->run('begin; select opdata_suspend()')->{error}, undef, 'suspended in a transaction');
@@ -277,7 +197,7 @@ sub transactions
 	$session->run('rollback');
 	psql('begin; savepoint s; select opdata_suspend(); rollback to s; commit');
 	works('rolled back');
-	is(pids(), $before, 'the processes are the same');
+	is($node->pids, $before, 'the processes are the same');
 
 	$session->run('begin; select opdata_suspend(); select opdata_resume(); commit');
 	works('suspended and resumed in one transaction');
@@ -298,19 +218,21 @@ sub transactions
 sub quiet
 {
 	my ($name, $seconds) = @_;
-	my ($tokens, $calls, $connections, $unhealthy) = ($issuer->token_requests, calls(), 0, 0);
+	my ($tokens, $calls, $connections, $healthy) = ($issuer->token_requests, calls(), 0, 0);
 	my $until = time() + $seconds;
+	my $session = session($node, 'agent');
 
 	while (time() < $until)
 	{
 		$connections += sockets_to($_, 'connected') + sockets_to($_, 'connecting') foreach $way;
-		$unhealthy++ if status()->{healthy};
+		$healthy++ if $session->run(q{select opdata_status()->'healthy'})->{out} ne 'false';
 		sleep 0.1;
 	}
+	$session->quit;
 	is($connections, 0, "$name: nobody connects to Temporal");
 	is($issuer->token_requests, $tokens, "$name: no token is asked for");
 	is(calls(), $calls, "$name: nothing is told to the HTTP API");
-	is($unhealthy, 0, "$name: and all the time the agent is not healthy");
+	is($healthy, 0, "$name: and all the time the agent is not healthy");
 	return;
 }
 
@@ -320,7 +242,7 @@ sub at_work
 	my $testing = session($node, 'agent');
 	my ($begun, $status);
 
-	my $token = status()->{token};
+	my $token = $node->status->{token};
 	is($token->{state}, 'valid', 'there is a token');
 	my $tokens = $issuer->token_requests;
 
@@ -328,17 +250,17 @@ sub at_work
 	my %slow = preview("select 'slept' from pg_sleep($long)");
 	my $ticket = $client->send('execute', %slow);
 	$sql->start("select opdata_preview('shop', 'select pg_sleep($long)')");
-	ok(wait_until(sub { sleeping() == 2 }, $soon), 'two previews sleep at the source');
+	ok(wait_until(sub { sleeping($source) == 2 }, $soon), 'two previews sleep at the source');
 	my $silent = silent_server(at => 'connect');
 	$testing->start('select opdata_test(' . payload(port => $silent->port) . ')');
 	ok(wait_until(sub { sockets_to($silent->port, 'connected') }, $soon), 'a test waits for a server that says nothing');
-	is(sleeping(), 2, 'both still sleep');
+	is(sleeping($source), 2, 'both still sleep');
 
 	$begun = time();
 	suspend();
-	$status = status();
+	$status = $node->status;
 	is_deeply([ $status->{healthy}, $status->{reasons} ], [ JSON::PP::false, ['suspended'] ], 'the status says so at once');
-	ok(wait_until(sub { sleeping() == 0 }, $soon), 'both are canceled at the source');
+	ok(wait_until(sub { sleeping($source) == 0 }, $soon), 'both are canceled at the source');
 	cmp_ok(time() - $begun, '<', $at_once, 'at once');
 	foreach my $session ($sql, $testing)
 	{
@@ -350,7 +272,7 @@ sub at_work
 	is_suspended('at work');
 	is(psql(q{select state || ' ' || error_code from opdata.job where workflow_id = '} . $slow{workflow_id} . q{'}), 'canceled suspended', 'the job is recorded as that');
 	is(psql(q{select count(*) from opdata.egress where workflow_id = '} . $slow{workflow_id} . q{'}), 0, 'nothing has left');
-	is(status()->{token}{state}, 'none', 'the token is forgotten');
+	is($node->status->{token}{state}, 'none', 'the token is forgotten');
 
 	my $payload = payload(port => $source->port);
 	foreach my $call (
@@ -387,17 +309,17 @@ sub at_work
 	dump_and_restore();
 	is_suspended('after all that');
 	quiet('after all that', 2);
-	is(effects('waits'), '', 'nothing was done');
+	is($node->effects('waits'), '', 'nothing was done');
 
 	resume();
-	get('polling', 'resumed: all workers poll');
+	$node->workers_get('polling', 'resumed: all workers poll');
 	has_result($client->receive($ticket), 'slept', 'resumed: the preview that was cut runs again');
 	is(psql(q{select count(*) from opdata.egress where workflow_id = '} . $slow{workflow_id} . q{'}), 1, 'resumed: which is one row in the log');
 	is($client->receive($stored)->{result}{status}, 'connected', 'resumed: the store that waited is done');
 	has_result($client->receive($shown), 4711, 'resumed: and the preview');
-	is(effects('waits'), 'INSERT', 'resumed: once');
+	is($node->effects('waits'), 'INSERT', 'resumed: once');
 	cmp_ok($issuer->token_requests, '>', $tokens, 'resumed: a token was asked for anew');
-	isnt(status()->{token}{obtainedAt}, $token->{obtainedAt}, 'resumed: which the status shows');
+	isnt($node->status->{token}{obtainedAt}, $token->{obtainedAt}, 'resumed: which the status shows');
 	ok(wait_until(sub { psql('select count(*) from opdata.outbox') == 0 }, $soon), 'resumed: what waited is told');
 	works('resumed');
 	$_->quit foreach $sql, $testing;
@@ -406,7 +328,7 @@ sub at_work
 
 sub promotion
 {
-	my $standby = PostgreSQL::Test::Cluster->new('standby');
+	my $standby = Opdata::Agent->new('standby', %asked);
 
 	$agent->backup('backup');
 	$standby->init_from_backup($agent, 'backup', has_streaming => 1);
@@ -414,7 +336,7 @@ sub promotion
 	$agent->wait_for_catchup($standby, 'replay', $agent->lsn('insert'));
 	$node = $standby;
 	is(error(q{select opdata_preview('shop', 'select 1')})->{code}, 'suspended', 'a standby is suspended with its primary');
-	ok(status()->{boundary}{suspendedSince}, 'as its status says');
+	ok($node->status->{boundary}{suspendedSince}, 'as its status says');
 	$agent->stop;
 	$standby->promote;
 	is_suspended('promoted');
@@ -445,7 +367,7 @@ sub prepared
 	works('only prepared');
 	psql(q{commit prepared 'stop'});
 	is_suspended('committed after it was prepared');
-	is(status()->{token}{state}, 'none', 'the token is forgotten then, too');
+	is($node->status->{token}{state}, 'none', 'the token is forgotten then, too');
 	psql(q{begin; select opdata_resume(); prepare transaction 'go'});
 	is_suspended('to be resumed');
 	psql(q{commit prepared 'go'});
@@ -459,7 +381,7 @@ sub prepared
 sub temporal_down
 {
 	$temporal->stop;
-	get('unreachable', 'Temporal is away');
+	$node->workers_get('unreachable', 'Temporal is away');
 	suspend();
 	is_suspended('while Temporal is away');
 	$temporal->start;
@@ -495,7 +417,7 @@ sub toggled
 	my @stored = map { $client->receive($_) } @stores;
 	is_deeply([ map { $_->{result} ? $_->{result}{rows}[0][0] : $json->encode($_) } @shown ], [ map { "preview $_" } 1 .. 10 ], 'each preview comes back');
 	is_deeply([ map { $_->{result} ? $_->{result}{status} : $json->encode($_) } @stored ], [ ('connected') x 10 ], 'each store is done');
-	is_deeply([ map { effects("toggled $_") } 1 .. 10 ], [ ('INSERT') x 10 ], 'once');
+	is_deeply([ map { $node->effects("toggled $_") } 1 .. 10 ], [ ('INSERT') x 10 ], 'once');
 	is(psql(q{select count(*) from opdata.job where state = 'running'}), 0, 'no job is left running');
 	is(psql('select opdata_verify_egress()->$$ok$$'), 'true', 'the log of what left is whole');
 	works('toggled');
@@ -511,14 +433,12 @@ sub gone
 	psql('drop extension opdata cascade');
 	cmp_ok(time() - $begun, '<', $at_once, 'DROP EXTENSION waits for nothing');
 	psql('create extension opdata');
-	get('polling', 'a new extension is not suspended');
+	$node->workers_get('polling', 'a new extension is not suspended');
 	suspend();
-	get('suspended', 'until it is');
+	$node->workers_get('suspended', 'until it is');
 	$begun = time();
 	$agent->safe_psql('postgres', 'drop database agent');
 	cmp_ok(time() - $begun, '<', $at_once, 'DROP DATABASE waits for nothing');
-	ok( wait_until(
-			sub { states(json($agent, 'select opdata_status()')) eq 'no_database no_database no_database' }, $soon),
-		'the workers wait for another database');
+	$agent->workers_get('no_database', 'the workers wait for another database', dbname => 'postgres');
 	return;
 }

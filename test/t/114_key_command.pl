@@ -13,7 +13,7 @@ use File::Path qw(make_path);
 use IPC::Run;
 use JSON::PP;
 use MIME::Base64 qw(encode_base64);
-use Opdata::Credentials ();
+use Opdata::Credentials qw(reader);
 use Opdata::Test;
 use Opdata::Workflows;
 use PostgreSQL::Test::Utils;
@@ -68,12 +68,7 @@ sub write_file
 {
 	my ($name, $content, $mode) = @_;
 
-	# in one step: it may be read at any time
-	open(my $file, '>:raw', "$folder/$name.new") or die "$name: $!";
-	print $file $content;
-	close $file;
-	chmod $mode // 0600, "$folder/$name.new" or die "$name: $!";
-	rename("$folder/$name.new", "$folder/$name") or die "$name: $!";
+	replace_file("$folder/$name", $content, $mode // 0600);
 	return;
 }
 
@@ -107,15 +102,9 @@ sub hex_of { return unpack('H*', $_[0]); }
 
 # ---------------------------------------------------------------- questions
 
-sub status { return json($agent, 'select opdata_status()'); }
-
 sub warned { return join(' ', map { $_->{code} } @{ $_[0]->{warnings} }); }
 
-sub payload
-{
-	return Opdata::Credentials::literal(
-		Opdata::Credentials::credentials($source, username => 'reader', password => 'reader_pw'));
-}
+sub payload { return Opdata::Credentials::literal(reader($source)); }
 
 sub store_sql { return "select opdata_store_creds('$_[0]', @{[ payload() ]}, test => false)"; }
 
@@ -169,7 +158,7 @@ sub what_is_a_key
 		my ($name, $does) = @$case;
 
 		gives($does);
-		my $key = status()->{key};
+		my $key = $agent->status->{key};
 		is("$key->{source} $key->{state} $key->{id}", "command present $ids[0]", "$name is a key");
 	}
 	is(calls(), join(' ', ('current') x 8), 'each of these sessions asked once');
@@ -195,7 +184,7 @@ sub what_is_a_key
 		my $log_end = -s $agent->logfile;
 
 		gives($does);
-		my $status = status();
+		my $status = $agent->status;
 		is($json->encode([ @{ $status->{key} }{qw(source state id)} ]), '["command","missing",null]', "$name: no key");
 		is(warned($status), 'key_missing', "$name: the status warns");
 		like(slurp_file($agent->logfile, $log_end), qr/gives no key: \Q$why\E/, "$name: the log says why");
@@ -215,7 +204,7 @@ sub how_it_is_run
 	local $ENV{PGAPPNAME} = 'canary_of_the_environment';
 
 	write_file('what', "env > $folder/env; pwd > $folder/pwd; cat > $folder/input; cat $folder/key.0\n");
-	is(status()->{key}{state}, 'present', 'a command that reads its input finds it at its end');
+	is($agent->status->{key}{state}, 'present', 'a command that reads its input finds it at its end');
 	is(-s "$folder/input", 0, 'which is empty');
 	my %env = map { /^(\w+)=(.*)$/ ? ($1 => $2) : () } split /\n/, slurp_file("$folder/env");
 	delete @env{qw(PWD OLDPWD SHLVL _)};
@@ -225,7 +214,7 @@ sub how_it_is_run
 
 	# ls has the folder that it lists open besides
 	set_command("ls -l /proc/self/fd > $folder/fds; cat $folder/key.0");
-	is(status()->{key}{state}, 'present', 'a command in shell syntax works');
+	is($agent->status->{key}{state}, 'present', 'a command in shell syntax works');
 	my %fds = map { /(\d+) -> (.*)$/ ? ($1 => $2) : () } split /\n/, slurp_file("$folder/fds");
 	my @listed = grep { $fds{$_} =~ m{^/proc/\d+/fd$} } keys %fds;
 	delete @fds{@listed};
@@ -344,7 +333,7 @@ sub two_keys
 	is(calls(), 'current key0', 'the current key is asked for, then that of older rows by its id');
 	is($agent->safe_psql('postgres', q{select distinct key_id from opdata.connection where id = 'of key 1'}),
 		$ids[1], 'a new row has the current key');
-	my $status = status();
+	my $status = $agent->status;
 	is_deeply([ @{ $status->{key} }{qw(state id)} ], [ 'present', $ids[1] ], 'the status shows the current key');
 	is_deeply($status->{key}{neededIds}, [ sort @ids[ 0, 1 ] ], 'and both that rows need');
 	is(warned($status), '', 'without a warning');
@@ -355,7 +344,7 @@ sub two_keys
 	calls();
 
 	gives_keys(2, 2, $older);
-	$status = status();
+	$status = $agent->status;
 	is(warned($status), 'key_wrong', 'a key that is not given any more is warned of');
 	is($status->{key}{id}, $ids[2], 'beside the current one');
 	my %row_of = (0 => 'crm', 1 => 'of key 1');
@@ -405,11 +394,11 @@ sub from_file_to_command
 	set_command('');
 	$agent->safe_psql('postgres', store_sql('crm'));
 	my $file = $agent->data_dir . '/opdata.key';
-	my $id = status()->{key}{id};
+	my $id = $agent->status->{key}{id};
 
 	set_command("cat $file");
 	ok(json($agent, q{select opdata_test('crm')})->{ok}, 'a command that gives the key of the file reads its rows');
-	my $status = status();
+	my $status = $agent->status;
 	is($status->{key}{id}, $id, 'under the same id');
 	is(warned($status), '', 'without a warning');
 	$agent->safe_psql('postgres', store_sql('by command'));
@@ -625,12 +614,11 @@ sub by_workers
 {
 	gives('exit 4');
 	my $tenant = tenant('acme', conf => "opdata.key_command = '$folder/give'\n");
-	my $states = sub { return join(' ', map { $_->{state} } $tenant->workers); };
 	my $holds = sub {
 		my ($name) = @_;
 
-		ok(wait_until(sub { $states->() eq 'misconfigured misconfigured misconfigured' }), "$name: workers hold") or diag($states->());
-		my ($worker) = $tenant->workers;
+		$tenant->agent->workers_get('misconfigured', "$name: workers hold");
+		my ($worker) = $tenant->agent->workers;
 		is($worker->{lastError}{code}, 'KEY_COMMAND', "$name: with what failed");
 		like($worker->{lastError}{message}, qr/it ended with exit code 4/, "$name: and how");
 	};
@@ -638,9 +626,9 @@ sub by_workers
 	$holds->('a command that fails from the beginning');
 	my $ticket = $tenant->client->send('execute',
 		$tenant->arguments('storeCredsWorkflow',
-			{ connectionId => 'crm', name => 'crm', type => 'postgres', credentials => credentials() }));
+			{ connectionId => 'crm', name => 'crm', type => 'postgres', credentials => reader($source) }));
 	gives_keys(0, 0);
-	ok(wait_until(sub { $states->() eq 'polling polling polling' }), 'they go on when it works') or diag($states->());
+	$tenant->agent->workers_get('polling', 'they go on when it works');
 	my $ended = $tenant->client->receive($ticket);
 	is(code_of($ended), 'ok', 'a store that waited is done') or diag($json->encode($ended));
 	is(key_id($tenant, 'crm'), $ids[0], 'under the key of the command');
@@ -656,9 +644,9 @@ sub by_workers
 			from pg_stat_activity where backend_type = 'opdata worker'}),
 		'3|3', 'no transaction is open meanwhile');
 	write_file('go', '');
-	ok(wait_until(sub { $states->() eq 'polling polling polling' }), 'they go on');
+	$tenant->agent->workers_get('polling', 'they go on');
 	previews($tenant, 'after it a preview is done');
-	foreach my $worker ($tenant->workers)
+	foreach my $worker ($tenant->agent->workers)
 	{
 		my @locked = grep { /\blo\b/ && /\bdd\b/ && /\bwf\b/ } slurp_file("/proc/$worker->{pid}/smaps") =~ /^VmFlags: (.*)$/mg;
 		is(scalar(@locked), 1, "$worker->{name} has one page that is locked and in no core dump");
@@ -685,11 +673,12 @@ sub by_workers
 		'workers learn of it');
 	is( code_of(
 			$tenant->run('storeCredsWorkflow',
-				{ connectionId => 'later', name => 'later', type => 'postgres', credentials => credentials() })),
+				{ connectionId => 'later', name => 'later', type => 'postgres', credentials => reader($source) })),
 		'ok', 'a workflow stores');
 	is(key_id($tenant, 'later'), $ids[1], 'under the newer key');
-	is(json($tenant->agent, 'select opdata_status()')->{key}{id}, $ids[1], 'the status shows it');
-	is_deeply(json($tenant->agent, 'select opdata_status()')->{key}{neededIds}, [ $ids[1] ], 'rows need no other');
+	my $key = $tenant->agent->status->{key};
+	is($key->{id}, $ids[1], 'the status shows it');
+	is_deeply($key->{neededIds}, [ $ids[1] ], 'rows need no other');
 	my $error = error_of($tenant->agent, q{select opdata_rotate_key('opdata.key')});
 	is("$error->{sqlstate} $error->{code}", '22023 secret_unavailable', 'with a command no file is taken');
 
@@ -699,9 +688,8 @@ sub by_workers
 
 	# the file instead, behind a link that is later led elsewhere
 	symlink('key.1', "$folder/link") or die "symlink: $!";
-	$tenant->agent->append_conf('postgresql.conf', "opdata.key_command = ''\nopdata.key_file = '$folder/link'\n");
-	$tenant->agent->reload;
-	ok(wait_until(sub { $states->() eq 'polling polling polling' }), 'with a file they go on') or diag($states->());
+	$tenant->agent->set(key_command => '', key_file => "$folder/link");
+	$tenant->agent->workers_get('polling', 'with a file they go on');
 	previews($tenant, 'a preview is done with a key behind a link');
 	rename("$folder/key.1", "$folder/elsewhere") or die "rename: $!";
 	unlink "$folder/link";
@@ -709,11 +697,6 @@ sub by_workers
 	previews($tenant, 'workers follow a link that is led elsewhere');
 	no_key_in(slurp_file($tenant->agent->logfile));
 	return;
-}
-
-sub credentials
-{
-	return Opdata::Credentials::credentials($source, username => 'reader', password => 'reader_pw');
 }
 
 sub key_id

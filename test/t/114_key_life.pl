@@ -25,6 +25,7 @@ my $folder = PostgreSQL::Test::Utils::tempdir('life');
 my $keys = "$folder/keys";
 my $new = "$folder/new.key";
 my $n_keys = 0;
+my $n_ends = 0;
 
 # The calls of an exchange on the key's files, until the commit and after it.
 # The first are those of a copy of the old key.
@@ -97,11 +98,7 @@ sub make_key
 	return $key;
 }
 
-sub payload
-{
-	return Opdata::Credentials::literal(
-		Opdata::Credentials::credentials($source, username => 'reader', password => 'reader_pw'));
-}
+sub payload { return Opdata::Credentials::literal(Opdata::Credentials::reader($source)); }
 
 sub store_sql { return "select opdata_store_creds('$_[0]', @{[ payload() ]}, test => false)"; }
 
@@ -627,9 +624,15 @@ sub steps_that_fail
 	return;
 }
 
-# The server starts again by itself.
+# The server starts again by itself. It may take sessions until it knows of the end,
+# of which psql is told before.
 sub wait_until_back
 {
+	wait_until(
+		sub {
+			my @ends = slurp_file($agent->logfile) =~ /was terminated by signal 9/g;
+			return @ends > $n_ends && ($n_ends = @ends);
+		}) or die 'the server does not know that a process has ended';
 	wait_until(sub { my $up; eval { $up = $agent->psql('postgres', 'select 1') }; return defined $up && $up == 0; })
 	  or die 'the server did not come back';
 	return;
@@ -1030,7 +1033,8 @@ sub copies
 			$reads++;
 			$failed++ if $standby->psql('postgres', q{select min(key_id) || ' ' || count(opdata_preview(id, 'select 1')) from opdata.connection}, stdout => \$rows, stderr => \$why) != 0;
 			return ($rows // '') eq id_of($key) . ' 3';
-		}) or fail('the standby has caught up');
+		},
+		undef, 0.05) or fail('the standby has caught up');
 	is($failed, 0, 'a standby that has the new key reads all the time');
 	is(warned($standby), 'key_exchange_open key_in_data_directory', 'and is warned of no missing key');
 	rename("$standby_file.next", $standby_file) or die "rename: $!";

@@ -13,10 +13,9 @@ use File::Find ();
 use IPC::Run;
 use JSON::PP;
 use MIME::Base64 qw(encode_base64 decode_base64);
-use Opdata::Convex;
+use Opdata::ControlPlane;
 use Opdata::Credentials ();
-use Opdata::Issuer;
-use Opdata::Temporal;
+use Opdata::Process;
 use Opdata::Test;
 use Opdata::Workflows ();
 use PostgreSQL::Test::Utils;
@@ -24,7 +23,6 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $json = JSON::PP->new->canonical->ascii->allow_nonref;
-my $number = 0;
 
 # Letters and digits only, so that they look the same in a URL.
 my $prefix = 'Cnry7qZxW';
@@ -34,14 +32,8 @@ my (@name, %expected);
 my $history = q{Temporal's database};
 my @late;
 
-my $issuer = issuer('issuer');
-my $client_secret = canary('the secret of the agent itself');
-$issuer->add_client('agent', $client_secret, 'acme', ['default:worker']);
-my $secrets = PostgreSQL::Test::Utils::tempdir('secret');
-append_to_file("$secrets/secret", "$client_secret\n");
-my $convex = convex_server('convex', issuer => $issuer->url, audience => 'urn:opdata', jwks => $issuer->jwks_url);
-my $temporal = temporal_server('temporal', persistent => 1);
-my $client = $temporal->client;
+my $plane = control_plane('acme', persistent => 1, secret => canary('the secret of the agent itself'));
+my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 
 my $source = source_cluster('source', tls => 1);
 $source->safe_psql('postgres', q{
@@ -51,7 +43,7 @@ $source->safe_psql('postgres', q{
 my $silent = silent_server(at => 'connect');
 my $refused = PostgreSQL::Test::Cluster::get_free_port();
 
-my $agent = agent_cluster('agent', conf => <<"EOT");
+my $agent = agent_cluster('agent', conf => $plane->conf . <<'EOT');
 shared_preload_libraries = 'opdata, pg_stat_statements'
 pg_stat_statements.track = all
 log_statement = all
@@ -60,13 +52,6 @@ log_parameter_max_length_on_error = -1
 log_min_messages = debug2
 restart_after_crash = on
 max_prepared_transactions = 2
-opdata.org_id = 'acme'
-opdata.temporal_address = '@{[ $temporal->address ]}'
-opdata.temporal_tls = off
-opdata.auth_token_url = '@{[ $issuer->token_url ]}'
-opdata.auth_client_id = 'agent'
-opdata.auth_client_secret_file = '$secrets/secret'
-opdata.convex_url = '@{[ $convex->url ]}'
 EOT
 $agent->safe_psql('postgres', 'create extension pg_stat_statements');
 
@@ -74,7 +59,7 @@ my $public_key = json($agent, 'select opdata_public_key()');
 my $recipient = node(
 	q{const { publicKey, privateKey } = await jose.generateKeyPair('ECDH-ES+A256KW', { crv: 'P-256', extractable: true });
 	out({ public: await jose.exportJWK(publicKey), private: await jose.exportJWK(privateKey) })}, {});
-polling('the workers poll');
+$agent->workers_get('polling', 'the workers poll');
 
 plant();
 by_sql($_) foreach 'plain', 'sealed';
@@ -177,7 +162,7 @@ sub node
 	my ($out, $err);
 
 	IPC::Run::run(
-		[ Opdata::Temporal::program('OPD_NODE'), '--input-type=module', '-e', <<"JS" ],
+		[ Opdata::Process::program('OPD_NODE'), '--input-type=module', '-e', <<"JS" ],
 import * as jose from 'jose';
 import { readFileSync } from 'node:fs';
 const input = JSON.parse(readFileSync(0, 'utf8'));
@@ -206,20 +191,6 @@ sub given
 }
 
 sub literal { return Opdata::Credentials::literal(@_); }
-
-sub polling
-{
-	my ($name) = @_;
-
-	ok( wait_until(
-			sub {
-				my $status;
-				eval { $status = json($agent, 'select opdata_status()') };
-				return $status && 3 == grep { $_->{state} eq 'polling' } @{ $status->{workers} };
-			}),
-		$name);
-	return;
-}
 
 # ---------------------------------------------------------------- roads
 
@@ -351,12 +322,7 @@ sub sql_alone
 sub workflow
 {
 	my ($type, %input) = @_;
-
-	return (
-		type => "${type}Workflow",
-		workflow_id => "$type " . ++$number,
-		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', %input });
+	return $plane->arguments("${type}Workflow", \%input);
 }
 
 sub begin_workflows
@@ -451,13 +417,12 @@ sub killed
 		$client->start(%hanging);
 		running($hanging{workflow_id}, "$how: a worker is at work");
 		my $worker = $agent->safe_psql('postgres', "select worker from opdata.job where workflow_id = '$hanging{workflow_id}'");
-		my ($pid) = map { $_->{pid} } grep { $_->{name} eq $worker } @{ json($agent, 'select opdata_status()')->{workers} };
+		my ($pid) = map { $_->{pid} } grep { $_->{name} eq $worker } $agent->workers;
 		kill 'KILL', $pid;
 		ok( wait_until(
 				sub {
-					my $workers;
-					eval { $workers = json($agent, 'select opdata_status()')->{workers} };
-					return $workers && 3 == grep { $_->{state} eq 'polling' && $_->{pid} != $pid } @$workers;
+					my @workers = eval { $agent->workers };
+					return 3 == grep { $_->{state} eq 'polling' && $_->{pid} != $pid } @workers;
 				}),
 			"$how: it is killed, and all are back");
 		$client->terminate(workflow_id => $hanging{workflow_id}, reason => 'enough');

@@ -8,11 +8,10 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
-use Opdata::Credentials;
-use Opdata::Temporal;
+use Opdata::Credentials qw(reader);
+use Opdata::Faults qw(sleeping);
 use Opdata::Test;
 use Opdata::Workflows;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -23,12 +22,7 @@ $source->safe_psql('postgres',
 my $tenant = tenant('acme');
 my $agent = $tenant->agent;
 my $client = $tenant->client;
-is( code_of(
-		$tenant->run(
-			'storeCredsWorkflow',
-			{   connectionId => 'shop',
-				credentials => credentials($source, username => 'reader', password => 'reader_pw')
-			})),
+is(code_of($tenant->run('storeCredsWorkflow', { connectionId => 'shop', credentials => reader($source) })),
 	'ok',
 	'a connection is stored');
 
@@ -39,21 +33,6 @@ done_testing();
 
 sub psql { return $agent->safe_psql('postgres', @_); }
 
-sub set
-{
-	my (%settings) = @_;
-
-	$agent->append_conf('postgresql.conf', join('', map { "opdata.$_ = '$settings{$_}'\n" } sort keys %settings));
-	$agent->reload;
-	return;
-}
-
-sub sleeping
-{
-	return $source->safe_psql('postgres',
-		q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
-}
-
 # A worker that leaves lets what runs end, for five seconds: this would end.
 sub suspended_while_leaving
 {
@@ -63,10 +42,10 @@ sub suspended_while_leaving
 			'previewQueryWorkflow',
 			{ connectionId => 'shop', sql => "select 'slept' from pg_sleep(4.5)" }));
 
-	ok(wait_until(sub { sleeping() }), 'a preview runs');
-	set(org_id => 'other');
+	ok(wait_until(sub { sleeping($source) }), 'a preview runs');
+	$agent->set(org_id => 'other');
 	psql('select opdata_suspend()');
-	ok(wait_until(sub { !sleeping() }), 'it does no more');
+	ok(wait_until(sub { !sleeping($source) }), 'it does no more');
 	ok( wait_until(
 			sub {
 				psql(q{select bool_and(w->>'state' = 'suspended' or w->>'pid' is null)
@@ -74,7 +53,7 @@ sub suspended_while_leaving
 			}),
 		'all workers have noticed');
 	is(psql('select count(*) from opdata_egress'), 0, 'and nothing has left');
-	set(org_id => 'acme');
+	$agent->set(org_id => 'acme');
 	psql('select opdata_resume()');
 	is(code_of($client->receive($ticket)), 'ok', 'resumed: it is done after all');
 	is(psql('select count(*) from opdata_egress'), 1, 'resumed: and has left once');
@@ -86,7 +65,7 @@ sub reloaded_with_key_command
 {
 	my $file = $agent->data_dir . '/opdata.key';
 
-	set(key_command => "sleep 1; cat $file");
+	$agent->set(key_command => "sleep 1; cat $file");
 	foreach my $n (1 .. 4)
 	{
 		$agent->reload if $n > 1;

@@ -9,19 +9,16 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
-use Opdata::Convex;
+use Opdata::ControlPlane;
+use Opdata::Credentials qw(reader);
 use Opdata::Faults qw(payload session);
-use Opdata::Issuer;
-use Opdata::Temporal;
 use Opdata::Test;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $soon = 60;
-my $number = 0;
 
 # What is ended at once would take longer by itself; so long does a query last.
 my $at_once = 5;
@@ -30,44 +27,24 @@ my $long = 9;
 # So long is a lock held: longer than anything may stand still.
 my $held = 5.5;
 
-my $issuer = issuer('issuer');
-$issuer->add_client('agent', 'agent_secret', 'acme', ['default:worker']);
-my $convex = convex_server(
-	'convex',
-	issuer => $issuer->url,
-	audience => 'urn:opdata',
-	jwks => $issuer->jwks_url);
-my $temporal = temporal_server('temporal', persistent => 1);
-my $client = $temporal->client;
+my $plane = control_plane('acme', persistent => 1);
+my ($temporal, $convex, $client) = ($plane->temporal, $plane->convex, $plane->client);
 
 my $source = source_cluster('source');
 $source->safe_psql('postgres',
 	q{create role reader login password 'reader_pw'});
 
-my $folder = PostgreSQL::Test::Utils::tempdir('keys');
-append_to_file("$folder/secret", "agent_secret\n");
-append_to_file("$folder/new.key", 'k' x 32);
-chmod 0600, "$folder/new.key";
+my $new_key = replace_file(PostgreSQL::Test::Utils::tempdir('keys') . '/new.key', 'k' x 32);
+chmod 0600, $new_key;
 
 # One worker, so that all tasks are in one process. Database "postgres" has the
 # extension too: there the status is asked for when the agent's database is gone.
-my $agent = agent_cluster(
-	'agent', conf => <<"EOT");
-log_line_prefix = '[%b] '
-opdata.database = 'agent'
-opdata.org_id = 'acme'
-opdata.interactive_workers = 1
-opdata.bulk_workers = 0
-opdata.temporal_address = '@{[ $temporal->address ]}'
-opdata.temporal_tls = off
-opdata.auth_token_url = '@{[ $issuer->token_url ]}'
-opdata.auth_client_id = 'agent'
-opdata.auth_client_secret_file = '$folder/secret'
-opdata.convex_url = '@{[ $convex->url ]}'
-EOT
+my $agent = agent_cluster('agent',
+	soon => $soon,
+	conf => "log_line_prefix = '[%b] '\n" . $plane->conf(database => 'agent', interactive_workers => 1, bulk_workers => 0));
 $agent->safe_psql('postgres', 'create database agent');
 psql('create extension opdata cascade');
-polls('the worker polls');
+$agent->workers_get('polling', 'the worker polls');
 
 # What is done to the table of connections is written down.
 psql(q{
@@ -106,10 +83,6 @@ done_testing();
 
 sub psql { return $agent->safe_psql('agent', @_); }
 
-sub state { return json($agent, 'select opdata_status()')->{workers}[0]{state}; }
-
-sub polls { ok(wait_until(sub { state() eq 'polling' }, $soon), $_[0]) or diag(state()); return; }
-
 sub hold { is($lock->run("begin; $_[0]")->{error}, undef, "held: $_[0]"); return; }
 
 sub release { $lock->run('rollback'); return; }
@@ -140,30 +113,14 @@ sub sent { return psql("select count(*) from opdata.egress where error_code is n
 sub begin
 {
 	my ($type, %input) = @_;
-	my $started = $client->start(
-		type => $type,
-		workflow_id => "$type " . ++$number,
-		task_queue => 'tenant-acme',
-		input => { orgId => 'acme', %input });
+	my $started = $plane->start($type, \%input);
 
 	return { %$started, ticket => $client->send('result', %$started, timeout => 180) };
 }
 
-sub credentials
-{
-	return {
-		host => '127.0.0.1',
-		port => $source->port,
-		database => 'postgres',
-		username => 'reader',
-		password => 'reader_pw',
-		sslMode => 'disable'
-	};
-}
-
 sub begin_test { return begin('testCredentialsWorkflow', connectionId => 'shop'); }
 sub begin_preview { return begin('previewQueryWorkflow', connectionId => $_[1] // 'shop', sql => $_[0]); }
-sub begin_store { return begin('storeCredsWorkflow', connectionId => $_[0], credentials => credentials()); }
+sub begin_store { return begin('storeCredsWorkflow', connectionId => $_[0], credentials => reader($source)); }
 sub begin_delete { return begin('deleteConnectionWorkflow', connectionId => $_[0]); }
 
 # One of each kind, the deleted connection being there.
@@ -242,7 +199,7 @@ sub rotation
 
 	make_old('key');
 	hold(q{select from opdata.connection where id = 'busy' for update});
-	$rotating->start("select opdata_rotate_key('$folder/new.key')");
+	$rotating->start("select opdata_rotate_key('$new_key')");
 	ok(wait_until(sub { psql(q{select count(*) from pg_locks where mode = 'ShareRowExclusiveLock' and granted and relation = 'opdata.connection'::regclass}) }, $soon),
 		'a rotation is under way');
 	my %begun = begin_all('key');
@@ -257,7 +214,7 @@ sub rotation
 # Others, of whoever looks after the database.
 sub tables
 {
-	my $given = sub { return end(begin('previewQueryWorkflow', sql => "select 'beside'", credentials => credentials())) eq 'beside' };
+	my $given = sub { return end(begin('previewQueryWorkflow', sql => "select 'beside'", credentials => reader($source))) eq 'beside' };
 
 	foreach my $case (
 		[ 'connection', 'lock table opdata.connection in access exclusive mode', $given, 'delete preview store test' ],
@@ -329,7 +286,7 @@ sub canceled
 		test => begin_test(),
 		store => begin_store('never'),
 		delete => begin_delete('shop'),
-		preview => begin('previewQueryWorkflow', sql => 'select 1', credentials => credentials()));
+		preview => begin('previewQueryWorkflow', sql => 'select 1', credentials => reader($source)));
 	comes_to($begun{test}, 'starting');
 	comes_to($begun{$_}, 'recording') foreach 'preview';
 	comes_to($begun{delete}, 'starting');
@@ -384,7 +341,7 @@ sub all_end_well
 {
 	my ($name, $slow, @tests) = @_;
 
-	polls("$name: the worker polls");
+	$agent->workers_get('polling', "$name: the worker polls");
 	is(end($slow), 'slept', "$name: the preview runs again");
 	is(sent($slow), 1, "$name: and has left once");
 	is(join(' ', map { end($_) } @tests), join(' ', ('ok') x @tests), "$name: each test is done");
@@ -400,7 +357,7 @@ sub suspended
 	psql('select opdata_suspend()');
 	ok(wait_until(sub { sleeping() == 0 }, $soon), 'suspended: what runs at the source is canceled');
 	cmp_ok(time() - $began, '<', $at_once, 'suspended: at once');
-	ok(wait_until(sub { state() eq 'suspended' }, $soon), 'suspended: the worker is');
+	ok(wait_until(sub { $agent->states eq 'suspended' }, $soon), 'suspended: the worker is');
 	release();
 	psql('select opdata_resume()');
 	all_end_well('resumed', @begun);
@@ -445,6 +402,6 @@ sub dropped
 	cmp_ok(time() - $began, '<', $at_once, 'at once');
 	is(sleeping(), 0, 'nothing runs at the source');
 	$lock->quit;
-	ok(wait_until(sub { state() eq 'no_database' }, $soon), 'the worker waits for another database');
+	ok(wait_until(sub { $agent->states eq 'no_database' }, $soon), 'the worker waits for another database');
 	return;
 }

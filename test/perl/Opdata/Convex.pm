@@ -55,20 +55,14 @@ those of Opdata::Program; what it knew is gone with the process.
 
 =cut
 
-sub convex_server
-{
-	my ($name, %opts) = @_;
-	return Opdata::Convex::Server->new($name, %opts)->start;
-}
+sub convex_server { return Opdata::Convex::Server->launch(@_); }
 
 package Opdata::Convex::Server;
 
 use FindBin;
 use HTTP::Tiny;
 use JSON::PP;
-use Opdata::Program;
-use Opdata::Temporal;
-use parent -norequire, 'Opdata::Program';
+use parent 'Opdata::Program';
 
 my $node_files = "$FindBin::RealBin/../node";
 
@@ -80,7 +74,7 @@ sub command
 	my %options = map { ($_ => $self->{$_}) }
 	  grep { defined $self->{$_} } qw(port issuer audience jwks cert key);
 
-	return (Opdata::Temporal::program('OPD_NODE'), "$node_files/convex.mjs",
+	return (Opdata::Process::program('OPD_NODE'), "$node_files/convex.mjs",
 		'--control-port', $self->{control_port},
 		map { ("--$_", $options{$_}) } sort keys %options);
 }
@@ -227,57 +221,28 @@ C<kind> is C<query> or C<mutation>.
 sub client
 {
 	my ($self) = @_;
-	return Opdata::Convex::Client->new($self);
+
+	local $ENV{NODE_EXTRA_CA_CERTS} = $self->{ca} if $self->{ca};
+	return Opdata::Convex::Client->new("$self->{name}_client", url => $self->url)->converse;
 }
 
 package Opdata::Convex::Client;
 
-use IPC::Run;
 use JSON::PP;
-use Opdata::Temporal;
-use PostgreSQL::Test::Utils;
+use parent 'Opdata::Process';
 
-sub new
+sub command
 {
-	my ($class, $server) = @_;
-	my $self = bless { in => '', out => '', err => '', owner => $$ }, $class;
-
-	local $ENV{NODE_EXTRA_CA_CERTS} = $server->{ca} if $server->{ca};
-	$self->{handle} = IPC::Run::start(
-		[
-			Opdata::Temporal::program('OPD_NODE'), "$node_files/convex_oracle.mjs",
-			$server->url
-		],
-		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err});
-	return $self;
+	my ($self) = @_;
+	return (Opdata::Process::program('OPD_NODE'), "$node_files/convex_oracle.mjs", $self->{url});
 }
 
 sub call
 {
 	my ($self, @calls) = @_;
-	my $timeout = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
+	my $results = decode_json($self->exchange(encode_json(\@calls), 'a call'));
 
-	$self->{out} = '';
-	$self->{in} .= encode_json(\@calls) . "\n";
-	$timeout->start;
-	until ($self->{out} =~ /\n/)
-	{
-		$self->{handle}->pump_nb;
-		die "Convex's client ended: $self->{err}\n" unless $self->{handle}->pumpable;
-		die "Convex's client does not answer: $self->{err}\n" if $timeout->is_expired;
-		select undef, undef, undef, 0.01;
-	}
-	my $results = decode_json($self->{out});
 	return wantarray ? @$results : $results->[0];
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	local ($?, $!, $@);
-	my $handle = delete $self->{handle} // return;
-	$handle->kill_kill(grace => 1) if $self->{owner} == $$;
-	return;
 }
 
 1;

@@ -39,6 +39,7 @@ our @EXPORT = qw(
   start_psql
   fake_network
 );
+our @EXPORT_OK = qw(reader);
 
 =pod
 
@@ -48,6 +49,10 @@ our @EXPORT = qw(
 
 A payload for database "postgres" of a cluster on 127.0.0.1, without TLS. The
 keys given replace these; undef takes one out.
+
+=item reader(node, key => value, ...)
+
+The same of role "reader" with password "reader_pw"; exported when asked for.
 
 =cut
 
@@ -63,6 +68,12 @@ sub credentials
 
 	delete $payload{$_} foreach grep { !defined $payload{$_} } keys %payload;
 	return \%payload;
+}
+
+sub reader
+{
+	my ($node, %keys) = @_;
+	return credentials($node, username => 'reader', password => 'reader_pw', %keys);
 }
 
 =pod
@@ -241,11 +252,7 @@ sub fake_network
 	system_or_bail('cc', '-shared', '-fPIC', '-o', $library,
 		"$FindBin::RealBin/../harness/fake-resolver.c", '-ldl')
 	  unless -e $library;
-	open(my $file, '>', "$path.new") or die "$path.new: $!";
-	print $file $table;
-	close $file;
-	rename("$path.new", $path) or die "$path: $!";
-	return (LD_PRELOAD => $library, FAKE_RESOLVER_TABLE => $path);
+	return (LD_PRELOAD => $library, FAKE_RESOLVER_TABLE => replace_file($path, $table));
 }
 
 1;

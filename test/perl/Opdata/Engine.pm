@@ -33,10 +33,8 @@ use warnings;
 
 use Exporter 'import';
 use FindBin;
-use IPC::Open2;
 use JSON::PP;
 use MIME::Base64 qw(decode_base64);
-use Opdata::Temporal;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
@@ -136,18 +134,9 @@ What test/python/histories.py answers.
 sub ask
 {
 	my ($self, $request) = @_;
-	my $python = $self->{python};
 
-	if (!$python)
-	{
-		$python = $self->{python} = {};
-		$python->{pid} = open2($python->{from}, $python->{to}, Opdata::Temporal::program('OPD_PYTHON'),
-			'-B', "$FindBin::RealBin/../python/histories.py");
-	}
-	print { $python->{to} } $json->encode($request), "\n";
-	$python->{to}->flush;
-	my $line = readline($python->{from}) // die "histories.py has ended: see above for its error\n";
-	return $json->decode($line);
+	$self->{python} //= Opdata::Engine::Python->new('histories')->converse;
+	return $json->decode($self->{python}->exchange($json->encode($request), 'a history'));
 }
 
 =pod
@@ -351,16 +340,13 @@ sub command_in_short
 	die 'unknown command: ' . $json->encode($command) . "\n";
 }
 
-sub DESTROY
-{
-	my ($self) = @_;
-	my $python = delete $self->{python} // return;
+package Opdata::Engine::Python;
 
-	# leaves the exit status of the test alone when called at its end
-	local ($?, $!);
-	close $python->{to};
-	waitpid $python->{pid}, 0;
-	return;
+use parent 'Opdata::Process';
+
+sub command
+{
+	return (Opdata::Process::program('OPD_PYTHON'), '-B', "$FindBin::RealBin/../python/histories.py");
 }
 
 # The words of build(), each a method.

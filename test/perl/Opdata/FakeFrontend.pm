@@ -34,13 +34,12 @@ use warnings;
 
 use Exporter 'import';
 use FindBin;
-use IPC::Run;
 use JSON::PP;
 use MIME::Base64;
 use Opdata::Test;
-use Opdata::Temporal;
 use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
+use parent 'Opdata::Process';
 
 our @EXPORT = qw(
   fake_frontend
@@ -64,21 +63,15 @@ A frontend on a port of its own on 127.0.0.1.
 
 sub fake_frontend
 {
-	my $self = bless { in => '', out => '', log => [] }, __PACKAGE__;
+	my $self = __PACKAGE__->new('fake_frontend', entries => [])->converse;
 
-	$self->{handle} = IPC::Run::start(
-		[
-			Opdata::Temporal::program('OPD_PYTHON'),
-			'-B', "$FindBin::RealBin/../python/fake_frontend.py"
-		],
-		'<',
-		\$self->{in},
-		'>',
-		\$self->{out},
-		my $timer = IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default));
-	$self->{timer} = $timer;
-	$self->{port} = $self->read_line->{port};
+	$self->{port} = $json->decode($self->hear('its port'))->{port};
 	return $self;
+}
+
+sub command
+{
+	return (Opdata::Process::program('OPD_PYTHON'), '-B', "$FindBin::RealBin/../python/fake_frontend.py");
 }
 
 =pod
@@ -94,13 +87,12 @@ Configuration of an agent of organisation "acme" that polls there, without TLS.
 sub worker_conf
 {
 	my ($address, %settings) = @_;
-	my %conf = (
+
+	return conf_lines(
 		org_id => 'acme',
 		temporal_address => $address,
 		temporal_tls => 'off',
 		%settings);
-
-	return join('', map { "opdata.$_ = '$conf{$_}'\n" } sort keys %conf);
 }
 
 =pod
@@ -109,27 +101,9 @@ sub worker_conf
 
 =over
 
-=item port, address, stop
+=item port, address, kill
 
-=cut
-
-sub port { return $_[0]->{port}; }
-
-sub address { return "127.0.0.1:$_[0]->{port}"; }
-
-sub stop
-{
-	my ($self) = @_;
-	my $handle = delete $self->{handle} // return;
-	local ($?, $!, $@);
-
-	$handle->kill_kill(grace => 2);
-	return;
-}
-
-sub DESTROY { $_[0]->stop; return; }
-
-=pod
+Those of Opdata::Process.
 
 =item ask(do, argument => value, ...)
 
@@ -140,26 +114,10 @@ A request of class Control in fake_frontend.py; dies when that is refused.
 sub ask
 {
 	my ($self, $do, %arguments) = @_;
+	my $answer = $json->decode($self->exchange($json->encode({ do => $do, %arguments }), $do));
 
-	$self->{in} .= $json->encode({ do => $do, %arguments }) . "\n";
-	my $answer = $self->read_line;
 	die "$do: $answer->{error}" if exists $answer->{error};
 	return $answer->{result};
-}
-
-sub read_line
-{
-	my ($self) = @_;
-
-	$self->{timer}->start;
-	until ($self->{out} =~ /\n/)
-	{
-		die 'fake_frontend.py does not answer' if $self->{timer}->is_expired;
-		$self->{handle}->pump;
-	}
-	$self->{timer}->reset;
-	$self->{out} =~ s/^(.*?)\n//;
-	return $json->decode($1);
 }
 
 =pod
@@ -362,15 +320,15 @@ sub log
 	my $n = $self->mark;
 
 	return grep { $_->{event} eq $event and ($_->{rpc} // '') =~ $rpc and $where->($_) }
-	  @{ $self->{log} }[ $since .. $n - 1 ];
+	  @{ $self->{entries} }[ $since .. $n - 1 ];
 }
 
 sub mark
 {
 	my ($self) = @_;
 
-	push @{ $self->{log} }, @{ $self->ask('log', since => scalar @{ $self->{log} }) };
-	return scalar @{ $self->{log} };
+	push @{ $self->{entries} }, @{ $self->ask('log', since => scalar @{ $self->{entries} }) };
+	return scalar @{ $self->{entries} };
 }
 
 =pod

@@ -45,6 +45,7 @@ our @EXPORT = qw(
   sockets_to
   status_kb
   count_entries
+  sleeping
 );
 
 my $localhost = '127.0.0.1';
@@ -357,6 +358,10 @@ sub status_kb
 
 Entries of a folder of /proc/PID: open files (C<fd>), threads (C<task>).
 
+=item sleeping(source)
+
+How many sessions of role "reader" are within pg_sleep() at this source.
+
 =back
 
 =cut
@@ -367,6 +372,13 @@ sub count_entries
 
 	opendir(my $dir, "/proc/$pid/$folder") or die "/proc/$pid/$folder: $!";
 	return scalar grep { /^\d+$/ } readdir($dir);
+}
+
+sub sleeping
+{
+	my ($source) = @_;
+	return $source->safe_psql('postgres',
+		q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
 }
 
 1;

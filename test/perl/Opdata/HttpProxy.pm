@@ -51,18 +51,13 @@ Opdata::Program.
 
 =cut
 
-sub http_proxy
-{
-	my ($name, %opts) = @_;
-	return Opdata::HttpProxy::Server->new($name, %opts)->start;
-}
+sub http_proxy { return Opdata::HttpProxy::Server->launch(@_); }
 
 package Opdata::HttpProxy::Server;
 
 use MIME::Base64 ();
-use Opdata::Program;
 use PostgreSQL::Test::Utils;
-use parent -norequire, 'Opdata::Program';
+use parent 'Opdata::Program';
 
 sub port_names { return ('port'); }
 

@@ -22,7 +22,8 @@ Opdata::Issuer - an OpenID provider for the TAP tests of opdata
 
 test/node/issuer.mjs, on a port of its own of 127.0.0.1. It gives access tokens
 for client credentials ("client_secret_post"), which are JWTs. All that it is
-told outlives stop() and start(), and holds from the next request on.
+told outlives stop() and start(), which are those of Opdata::Program, and holds
+from the next request on.
 
 =cut
 
@@ -35,10 +36,9 @@ use Exporter 'import';
 use FindBin;
 use HTTP::Tiny;
 use JSON::PP;
-use Opdata::Temporal;
-use PostgreSQL::Test::Cluster;
+use Opdata::Test;
 use PostgreSQL::Test::Utils;
-use Time::HiRes qw(sleep time);
+use parent 'Opdata::Program';
 
 our @EXPORT = qw(issuer);
 
@@ -57,61 +57,53 @@ A running issuer. Its log is "name.log" in the folder of the logs.
 
 =cut
 
-sub issuer
-{
-	my ($name, %opts) = @_;
-	return Opdata::Issuer->new($name, %opts);
-}
+sub issuer { return Opdata::Issuer->launch(@_); }
 
 sub new
 {
 	my ($class, $name, %opts) = @_;
-	my $self = bless {
-		name => $name,
-		owner => $$,
-		log => Opdata::Temporal::log_of($name),
+	my $self = $class->SUPER::new(
+		$name, %opts,
 		folder => PostgreSQL::Test::Utils::tempdir($name),
-		port => PostgreSQL::Test::Cluster::get_free_port(),
-		clock => $opts{clock},
-		state => { clients => {}, ttl => 300, audience => 'urn:opdata', delay => 0, fail => undef }
-	}, $class;
+		state => { clients => {}, ttl => 300, audience => 'urn:opdata', delay => 0, fail => undef });
 
-	$self->write_state;
-	$self->start unless defined $opts{start} && !$opts{start};
-	return $self;
+	return $self->write_state;
 }
+
+sub port_names { return ('port'); }
 
 =pod
 
-=item $issuer->url, $issuer->token_url, $issuer->jwks_url, $issuer->log_file
+=item $issuer->url, $issuer->token_url, $issuer->jwks_url
 
 The first is the claim "iss".
 
 =cut
 
-sub url { return "http://127.0.0.1:$_[0]->{port}"; }
+sub url { return 'http://' . $_[0]->address; }
 sub token_url { return $_[0]->url . '/oauth2/token'; }
 sub jwks_url { return $_[0]->url . '/oauth2/jwks'; }
-sub log_file { return $_[0]->{log}; }
 
-=pod
+sub command
+{
+	my ($self) = @_;
+	return (Opdata::Process::program('OPD_NODE'),
+		"$FindBin::RealBin/../node/issuer.mjs", $self->{port}, $self->{folder});
+}
 
-=item $issuer->start
+# It has said so after the start, so that it is not another server which answers.
+sub is_ready
+{
+	my ($self, $said) = @_;
+	return $self->log_since($said) =~ /^ready$/m
+	  && HTTP::Tiny->new(timeout => 5)->get($self->jwks_url)->{success};
+}
 
-Start it again after stop(), at the same address and with the same key.
-
-=item $issuer->stop
-
-=cut
-
+# The clock that tells durations stays the right one.
 sub start
 {
 	my ($self) = @_;
-	my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default;
-	my $said = -s $self->{log} // 0;
-	my $http = HTTP::Tiny->new(timeout => 5);
 
-	# The clock that tells durations stays the right one.
 	local %ENV = %ENV;
 	if (defined $self->{clock})
 	{
@@ -119,26 +111,7 @@ sub start
 		$ENV{FAKETIME} = $self->{clock};
 		$ENV{FAKETIME_DONT_FAKE_MONOTONIC} = 1;
 	}
-
-	die "$self->{name} is running" if $self->{pid};
-	$self->{pid} = Opdata::Temporal::spawn($self->{log}, undef, undef, Opdata::Temporal::program('OPD_NODE'),
-		"$FindBin::RealBin/../node/issuer.mjs", $self->{port}, $self->{folder});
-	Opdata::Temporal::remember($self);
-
-	# It has said so after the start, so that it is not another server which answers.
-	until (substr(slurp_file($self->{log}), $said) =~ /^ready$/m
-		&& $http->get($self->jwks_url)->{success})
-	{
-		my $ended = Opdata::Temporal::ended($self->{pid}, 0);
-
-		if ($ended || time() >= $deadline)
-		{
-			$ended ? delete $self->{pid} : $self->stop;
-			die "$self->{name} did not get ready, " . Opdata::Temporal::tail($self->{log});
-		}
-		sleep 0.05;
-	}
-	return $self;
+	return $self->SUPER::start;
 }
 
 # libfaketime itself: the command of that name would be a process in between.
@@ -154,28 +127,17 @@ sub faketime
 sub stop
 {
 	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
+	my $pid = $self->{pid} // return;
 
 	CORE::kill('TERM', $pid);
-	if (!Opdata::Temporal::ended($pid, 10))
-	{
-		CORE::kill('KILL', $pid);
-		Opdata::Temporal::ended($pid, 60);
-		unlink "/dev/shm/faketime_shm_$pid", "/dev/shm/sem.faketime_sem_$pid";
-	}
-	Opdata::Temporal::forget($self);
+	return if $self->has_ended(10);
+	$self->SUPER::kill;
+	unlink "/dev/shm/faketime_shm_$pid", "/dev/shm/sem.faketime_sem_$pid";
 	return;
 }
 
-# what Opdata::Temporal calls at the end of the test
+# what Opdata::Process calls at the end of the test
 sub kill { $_[0]->stop; return; }
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->stop if $self->{owner} == $$;
-	return;
-}
 
 =pod
 
@@ -235,17 +197,12 @@ sub set
 	return $self->write_state;
 }
 
-# In one step: it may be read at any time.
 sub write_state
 {
 	my ($self) = @_;
-	my $path = "$self->{folder}/state.json";
 
-	open my $file, '>', "$path.new" or die "$path.new: $!";
-	print $file $json->encode($self->{state});
-	close $file or die "$path.new: $!";
-	rename "$path.new", $path or die "$path: $!";
-	return;
+	replace_file("$self->{folder}/state.json", $json->encode($self->{state}));
+	return $self;
 }
 
 =pod

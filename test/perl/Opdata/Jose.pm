@@ -31,11 +31,9 @@ use warnings;
 
 use Exporter 'import';
 use FindBin;
-use IPC::Open2;
 use IPC::Run;
 use JSON::PP;
 use MIME::Base64 qw(decode_base64url encode_base64url);
-use Opdata::Temporal;
 use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(jose_tools forger header_of public_half);
@@ -62,9 +60,12 @@ test/python/sealer.py describes them.
 
 =cut
 
-sub jose_tools { return (Opdata::Jose::Command->new, Opdata::Jose::Node->new, forger()); }
+sub jose_tools
+{
+	return (Opdata::Jose::Command->new, Opdata::Jose::Node->new('node_sealer')->converse, forger());
+}
 
-sub forger { return Opdata::Jose::Python->new; }
+sub forger { return Opdata::Jose::Python->new('python_sealer')->converse; }
 
 =pod
 
@@ -159,28 +160,13 @@ sub open
 # A process that answers lines by lines.
 package Opdata::Jose::Process;
 
-sub new
-{
-	my ($class) = @_;
-	my $self = bless { owner => $$ }, $class;
-	my ($from, $to);
-
-	$self->{pid} = IPC::Open2::open2($from, $to, $self->command);
-	@$self{qw(from to)} = ($from, $to);
-	Opdata::Temporal::remember($self);
-	return $self;
-}
+use parent 'Opdata::Process';
 
 sub ask
 {
 	my ($self, $op, %request) = @_;
-	local $SIG{PIPE} = 'IGNORE';
+	my $answer = $json->decode($self->exchange($json->encode({ op => $op, %request }), $op));
 
-	print { $self->{to} } $json->encode({ op => $op, %request }) . "\n";
-	$self->{to}->flush;
-	my $line = readline $self->{from};
-	die $self->name . " has ended\n" unless defined $line;
-	my $answer = $json->decode($line);
 	die $self->name . ": $answer->{error}\n" if exists $answer->{error};
 	return $answer->{value};
 }
@@ -214,24 +200,6 @@ sub as_text
 	return $bytes;
 }
 
-sub kill
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	CORE::kill('KILL', $pid);
-	Opdata::Temporal::ended($pid, 60);
-	Opdata::Temporal::forget($self);
-	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->kill if $self->{owner} == $$;
-	return;
-}
-
 package Opdata::Jose::Node;
 
 our @ISA = ('Opdata::Jose::Process');
@@ -247,7 +215,7 @@ sub seal_in_browser
 
 sub command
 {
-	return (Opdata::Temporal::program('OPD_NODE'), "$FindBin::RealBin/../node/sealer.mjs");
+	return (Opdata::Process::program('OPD_NODE'), "$FindBin::RealBin/../node/sealer.mjs");
 }
 
 package Opdata::Jose::Python;
@@ -258,7 +226,7 @@ sub name { return "Python's jwcrypto"; }
 
 sub command
 {
-	return (Opdata::Temporal::program('OPD_PYTHON'), '-B', "$FindBin::RealBin/../python/sealer.py");
+	return (Opdata::Process::program('OPD_PYTHON'), '-B', "$FindBin::RealBin/../python/sealer.py");
 }
 
 1;

@@ -8,16 +8,16 @@ Opdata::Program - a program that a test starts, stops and starts again
 =head1 SYNOPSIS
 
   package Opdata::Toxiproxy::Server;
-  use parent -norequire, 'Opdata::Program';
+  use parent 'Opdata::Program';
 
   sub port_names { return ('port'); }
-  sub command { return (Opdata::Temporal::program('OPD_TOXIPROXY'), ...); }
+  sub command { return (Opdata::Process::program('OPD_TOXIPROXY'), ...); }
   sub is_ready { ... }
 
 =head1 DESCRIPTION
 
-What servers have in common that are one process, listen on 127.0.0.1 and have
-a log: the base of their classes. They end with the test.
+What servers have in common that are one process and listen on 127.0.0.1: the
+base of their classes, on top of Opdata::Process.
 
 A class gives C<port_names>, the keys that get a free port each; C<command>, the
 program and its arguments; and C<is_ready>, which is told how long the log was
@@ -30,11 +30,11 @@ package Opdata::Program;
 use strict;
 use warnings;
 
-use Opdata::Temporal;
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
+use parent 'Opdata::Process';
 
 =pod
 
@@ -46,24 +46,28 @@ use Time::HiRes qw(sleep time);
 
 Keys and values become those of the object. It is not started.
 
-=item $program->port, $program->address, $program->log_file
+=item Opdata::Program->launch(name, key => value, ...)
 
-The key C<port>, alone and as "127.0.0.1:port".
+The same, and start it, unless C<< start => 0 >> is among them.
 
 =cut
 
 sub new
 {
 	my ($class, $name, %keys) = @_;
-	my $self = bless {
-		%keys,
-		name => $name,
-		owner => $$,
-		log => Opdata::Temporal::log_of($name)
-	}, $class;
+	my $self = $class->SUPER::new($name, %keys);
 
 	$self->choose_ports;
 	return $self;
+}
+
+sub launch
+{
+	my ($class, $name, %keys) = @_;
+	my $start = delete $keys{start} // 1;
+	my $self = $class->new($name, %keys);
+
+	return $start ? $self->start : $self;
 }
 
 sub choose_ports
@@ -75,21 +79,12 @@ sub choose_ports
 	return;
 }
 
-sub port { return $_[0]->{port}; }
-sub address { return "127.0.0.1:$_[0]->{port}"; }
-sub log_file { return $_[0]->{log}; }
-
-# What the log has had since it was "from" bytes long.
-sub log_since
-{
-	my ($self, $from) = @_;
-	return -e $self->{log} ? substr(slurp_file($self->{log}), $from) : '';
-}
+=pod
 
 =item $program->start
 
 Start it, or start it again, and wait until it is ready. Its ports are those that
-it had before.
+it had before. Returns it.
 
 =cut
 
@@ -97,22 +92,22 @@ sub start
 {
 	my ($self) = @_;
 	my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default;
-	my $said;
 
 	die "$self->{name} is running" if $self->{pid};
 	while (1)
 	{
-		$said = -s $self->{log} // 0;
-		$self->{pid} =
-		  Opdata::Temporal::spawn($self->{log}, undef, undef, $self->command);
-		Opdata::Temporal::remember($self);
+		my $said = -s $self->{log} // 0;
+
+		$self->spawn;
 		last if $self->gets_ready($said, $deadline);
 
-		# Whoever took the port since we looked does not respect our locks.
-		die "$self->{name} ended, " . Opdata::Temporal::tail($self->{log})
-		  if $self->{was_ready}
-		  || $self->log_since($said) !~ /address already in use|EADDRINUSE/i;
-		$self->choose_ports;
+		# Whoever took a port since we looked does not respect our locks; and
+		# servers find ports for inner services as we do. The address cannot be
+		# another one after the first time.
+		$self->lost("$self->{name} ended")
+		  if time() >= $deadline || $self->log_since($said) !~ /address already in use|EADDRINUSE/i;
+		$self->choose_ports unless $self->{was_ready};
+		sleep 0.2;
 	}
 	$self->{was_ready} = 1;
 	return $self;
@@ -125,30 +120,18 @@ sub gets_ready
 
 	until ($self->is_ready($said))
 	{
-		if (Opdata::Temporal::ended($self->{pid}, 0))
-		{
-			delete $self->{pid};
-			Opdata::Temporal::forget($self);
-			return 0;
-		}
-		if (time() >= $deadline)
-		{
-			$self->kill;
-			die "$self->{name} did not get ready, "
-			  . Opdata::Temporal::tail($self->{log});
-		}
+		return 0 if $self->has_ended(0);
+		$self->lost("$self->{name} did not get ready") if time() >= $deadline;
 		sleep 0.05;
 	}
 	return 1;
 }
 
+=pod
+
 =item $program->stop
 
-As an operator stops it.
-
-=item $program->kill
-
-As a crash ends it.
+As an operator stops it. C<kill> is that of Opdata::Process.
 
 =item $program->freeze, $program->thaw
 
@@ -164,30 +147,13 @@ sub stop
 	my $pid = $self->{pid} // return;
 
 	CORE::kill('TERM', $pid);
-	if (!Opdata::Temporal::ended($pid, $PostgreSQL::Test::Utils::timeout_default))
-	{
-		$self->kill;
-		die "$self->{name} did not stop, "
-		  . Opdata::Temporal::tail($self->{log});
-	}
-	delete $self->{pid};
-	Opdata::Temporal::forget($self);
-	return;
-}
-
-sub kill
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	CORE::kill('KILL', $pid);
-	Opdata::Temporal::ended($pid, 60);
-	Opdata::Temporal::forget($self);
+	$self->lost("$self->{name} did not stop")
+	  unless $self->has_ended($PostgreSQL::Test::Utils::timeout_default);
 	return;
 }
 
 # A signal has its effect later: all threads have stopped when waitpid tells of
-# the process.
+# the process. If it has ended instead, there is nothing more to wait for.
 sub freeze
 {
 	my ($self) = @_;
@@ -201,12 +167,5 @@ sub freeze
 }
 
 sub thaw { CORE::kill('CONT', $_[0]->{pid}); return; }
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->kill if $self->{owner} == $$;
-	return;
-}
 
 1;

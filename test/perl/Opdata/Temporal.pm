@@ -41,24 +41,8 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use POSIX ();
-use PostgreSQL::Test::Utils;
-use Scalar::Util ();
-use Time::HiRes  qw(sleep time);
 
 our @EXPORT = qw(temporal_server);
-
-# Test files run side by side, with one folder for their logs.
-sub log_of
-{
-	my ($name) = @_;
-	my ($test) = $0 =~ m{([^/]+?)(?:\.pl)?$};
-	return "$PostgreSQL::Test::Utils::log_path/${test}_$name.log";
-}
-
-# Servers, and drivers, that are running: [process of the test, object]. Their
-# objects may be lost without their destructors being called.
-my %running;
 
 =pod
 
@@ -69,7 +53,9 @@ my %running;
 =item temporal_server(name, option => value, ...)
 
 A development server that is ready for work, on 127.0.0.1 and ports of its own,
-with the namespace "default". Its log is "name.log" in the folder of the logs.
+with the namespace "default". C<stop>, C<kill>, C<freeze>, C<thaw>, C<log_file>
+and C<start>, at the same address, are those of Opdata::Program; it knows what it
+knew if it is persistent.
 
   persistent => 1      workflows outlive stop() and start(); otherwise they are
                        in memory and gone with the process
@@ -85,11 +71,7 @@ kin for timers and visibility, is raised.
 
 =cut
 
-sub temporal_server
-{
-	my ($name, %opts) = @_;
-	return Opdata::Temporal::Server->new($name, %opts);
-}
+sub temporal_server { return Opdata::Temporal::Server->launch(@_); }
 
 # Settings without which a server is slow for reasons of its own.
 sub dynamic_config
@@ -105,113 +87,24 @@ sub dynamic_config
 	);
 }
 
-# Path of a program of install-temporal.sh.
-sub program
-{
-	my ($variable) = @_;
-	my $path = $ENV{$variable} // '';
-
-	die
-	  "$variable is not set to a program (\"$path\"): run the tests by make, after \"make deps\"\n"
-	  unless -x $path;
-	return $path;
-}
-
-# The end of a log, for a message.
-sub tail
-{
-	my ($file) = @_;
-	my @lines = split /^/, -e $file ? slurp_file($file) : '';
-
-	splice @lines, 0, -15 if @lines > 15;
-	return join('', "the end of $file:\n", @lines);
-}
-
-# Start a program with its output going to a log; "in" and "out" are handles
-# for the descriptors 0 and 1 in place of nothing and the log.
-sub spawn
-{
-	my ($log, $in, $out, @command) = @_;
-	open my $to, '>>', $log or die "could not open $log: $!";
-	open my $nothing, '<', '/dev/null' or die "could not open /dev/null: $!";
-	my $pid = fork() // die "could not fork: $!";
-
-	if ($pid == 0)
-	{
-		open STDIN, '<&', $in // $nothing;
-		open STDOUT, '>&', $out // $to;
-		open STDERR, '>&', $to;
-		{ no warnings 'exec'; exec @command; }
-		print STDERR "could not run $command[0]: $!\n";
-		POSIX::_exit(127);
-	}
-	return $pid;
-}
-
-# Wait for the end of a process of ours; false if it goes on after "timeout" seconds.
-sub ended
-{
-	my ($pid, $timeout) = @_;
-	my $deadline = time() + $timeout;
-
-	# leaves the exit status of the test alone when called at its end
-	local ($?, $!);
-	while (waitpid($pid, POSIX::WNOHANG()) == 0)
-	{
-		return 0 if time() >= $deadline;
-		sleep 0.02;
-	}
-	return 1;
-}
-
-sub remember
-{
-	my ($object) = @_;
-	$running{ 0 + $object } = [ $$, $object ];
-	Scalar::Util::weaken($running{ 0 + $object }[1]);
-	return;
-}
-
-sub forget
-{
-	my ($object) = @_;
-	delete $running{ 0 + $object };
-	return;
-}
-
-END
-{
-	foreach my $entry (values %running)
-	{
-		my ($owner, $object) = @$entry;
-		$object->kill if $object && $owner == $$;
-	}
-}
-
 package Opdata::Temporal::Server;
 
 use HTTP::Tiny;
 use IO::Socket::INET;
 use PostgreSQL::Test::Utils;
-use Time::HiRes qw(sleep time);
+use parent 'Opdata::Program';
 
 sub new
 {
 	my ($class, $name, %opts) = @_;
-	my $self = bless {
-		name => $name,
-		owner => $$,
-		log => Opdata::Temporal::log_of($name),
-		config => {
-			Opdata::Temporal::dynamic_config($opts{partitions} // 1),
-			%{ $opts{config} // {} }
-		}
-	}, $class;
+	my $self = $class->SUPER::new($name, %opts);
 
+	$self->{config} = {
+		Opdata::Temporal::dynamic_config($opts{partitions} // 1),
+		%{ $opts{config} // {} }
+	};
 	$self->{db} = PostgreSQL::Test::Utils::tempdir($name) . '/temporal.db'
 	  if $opts{persistent};
-	$self->choose_ports;
-	$self->start unless defined $opts{start} && !$opts{start};
 	return $self;
 }
 
@@ -221,14 +114,9 @@ sub new
 
 Where clients find it, as "host:port" and port; and "default".
 
-=item $temporal->log_file
-
 =cut
 
-sub address { return "127.0.0.1:$_[0]->{port}"; }
-sub port { return $_[0]->{port}; }
 sub namespace { return 'default'; }
-sub log_file { return $_[0]->{log}; }
 
 # Below the ports that the kernel gives to outgoing connections: one of those
 # must not sit on a port while its server is stopped.
@@ -257,67 +145,13 @@ sub choose_ports
 	return;
 }
 
-=pod
-
-=item $temporal->start
-
-Start it again after stop() or kill(), at the same address, and wait until it
-is ready. It knows what it knew if it is persistent.
-
-=cut
-
-sub start
-{
-	my ($self) = @_;
-	my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default;
-
-	die "$self->{name} is running" if $self->{pid};
-	while (1)
-	{
-		my $said = -s $self->{log} // 0;
-
-		$self->{pid} =
-		  Opdata::Temporal::spawn($self->{log}, undef, undef, $self->command);
-		Opdata::Temporal::remember($self);
-
-		while (1)
-		{
-			if (Opdata::Temporal::ended($self->{pid}, 0))
-			{
-				delete $self->{pid};
-				last;
-			}
-			if ($self->is_ready($said))
-			{
-				$self->{address_is_known} = 1;
-				return $self;
-			}
-			if (time() >= $deadline)
-			{
-				$self->kill;
-				die "$self->{name} did not get ready, "
-				  . Opdata::Temporal::tail($self->{log});
-			}
-			sleep 0.05;
-		}
-
-		# The server finds ports for its inner services before it uses them, as
-		# we do. The address cannot be another one after the first time.
-		my $new = substr(slurp_file($self->{log}), $said);
-		die "$self->{name} ended, " . Opdata::Temporal::tail($self->{log})
-		  if time() >= $deadline || $new !~ /address already in use/;
-		$self->choose_ports unless $self->{address_is_known};
-		sleep 0.2;
-	}
-}
-
 # The program and its arguments, with the ports of now.
 sub command
 {
 	my ($self) = @_;
 
 	return (
-		Opdata::Temporal::program('OPD_TEMPORAL'),
+		Opdata::Process::program('OPD_TEMPORAL'),
 		qw(server start-dev --headless --ip 127.0.0.1 --log-level warn),
 		qw(--disable-config-file --disable-config-env),
 		$self->{db} ? ('--db-filename', $self->{db}) : (),
@@ -343,8 +177,7 @@ sub is_ready
 	);
 
 	return 0
-	  unless substr(slurp_file($self->{log}), $said) =~
-	  /^Server: +\S+:$self->{port}$/m;
+	  unless $self->log_since($said) =~ /^Server: +\S+:$self->{port}$/m;
 	foreach my $path (sort keys %wanted)
 	{
 		my $response = $http->get($root . $path);
@@ -361,73 +194,6 @@ sub is_ready
 
 =pod
 
-=item $temporal->stop
-
-As an operator stops it; it takes leave of its clients.
-
-=item $temporal->kill
-
-As a crash ends it.
-
-=item $temporal->freeze, $temporal->thaw
-
-It stays connected and says nothing, until it goes on.
-
-=cut
-
-sub stop
-{
-	my ($self) = @_;
-	my $pid = $self->{pid} // return;
-
-	CORE::kill('TERM', $pid);
-	if (!Opdata::Temporal::ended($pid, 60))
-	{
-		$self->kill;
-		die "$self->{name} did not stop, "
-		  . Opdata::Temporal::tail($self->{log});
-	}
-	delete $self->{pid};
-	Opdata::Temporal::forget($self);
-	return;
-}
-
-sub kill
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	CORE::kill('KILL', $pid);
-	Opdata::Temporal::ended($pid, 60);
-	Opdata::Temporal::forget($self);
-	return;
-}
-
-# A signal has its effect later: all threads have stopped when waitpid tells of
-# the process. If it has ended instead, there is nothing more to wait for.
-sub freeze
-{
-	my ($self) = @_;
-
-	local $?;
-	CORE::kill('STOP', $self->{pid});
-	waitpid $self->{pid}, POSIX::WUNTRACED();
-	die "$self->{name} has ended"
-	  if waitpid($self->{pid}, POSIX::WNOHANG()) != 0;
-	return;
-}
-
-sub thaw { CORE::kill('CONT', $_[0]->{pid}); return; }
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->kill if $self->{owner} == $$;
-	return;
-}
-
-=pod
-
 =item $temporal->client
 
 The client of this server, the same one at each call. It needs no running
@@ -440,9 +206,10 @@ server to be made, and outlives a stop.
 sub client
 {
 	my ($self) = @_;
-	$self->{client} //=
-	  Opdata::Temporal::Client->new($self->address, $self->namespace,
-		Opdata::Temporal::log_of("$self->{name}_driver"));
+	$self->{client} //= Opdata::Temporal::Client->new(
+		"$self->{name}_driver",
+		address => $self->address,
+		namespace => $self->namespace);
 	return $self->{client};
 }
 
@@ -575,9 +342,9 @@ waits for its end and returns what the method would.
 package Opdata::Temporal::Client;
 
 use FindBin;
-use IO::Select;
 use JSON::PP;
 use Time::HiRes qw(time);
+use parent 'Opdata::Process';
 
 # How much longer than the driver this side waits for an answer.
 my $grace = 30;
@@ -598,28 +365,24 @@ foreach my $op (
 # "sign_in" is described in driver.py.
 sub new
 {
-	my ($class, $address, $namespace, $log, $sign_in) = @_;
-	my $self = bless {
-		owner => $$,
-		log => $log,
+	my ($class, $name, %keys) = @_;
+	my $self = $class->SUPER::new(
+		$name, %keys,
 		json => JSON::PP->new->utf8->allow_nonref,
 		last => 0,
-		unread => '',
 		expected => {},
-		answers => {}
-	}, $class;
+		answers => {});
 
-	pipe(my $child_in, $self->{to}) or die "could not make a pipe: $!";
-	pipe($self->{from}, my $child_out) or die "could not make a pipe: $!";
-	$self->{to}->autoflush(1);
-	$self->{pid} = Opdata::Temporal::spawn(
-		$log, $child_in,
-		$child_out, Opdata::Temporal::program('OPD_PYTHON'),
+	return $self->converse;
+}
+
+sub command
+{
+	my ($self) = @_;
+
+	return (Opdata::Process::program('OPD_PYTHON'),
 		'-B', "$FindBin::RealBin/../python/driver.py",
-		$address, $namespace, $self->{json}->encode($sign_in // {})
-	);
-	Opdata::Temporal::remember($self);
-	return $self;
+		@$self{qw(address namespace)}, $self->{json}->encode($self->{sign_in} // {}));
 }
 
 sub send
@@ -628,23 +391,16 @@ sub send
 	my $timeout = delete $args{timeout}
 	  // $PostgreSQL::Test::Utils::timeout_default;
 	my $ticket = ++$self->{last};
-	my $line = $self->{json}->encode(
-		{   id => $ticket,
-			op => $op,
-			timeout => $timeout + 0,
-			args => \%args
-		}
-	) . "\n";
 
-	local $SIG{PIPE} = 'IGNORE';
-	while (length $line)
-	{
-		my $n = syswrite($self->{to}, $line);
-
-		next if !defined $n && $!{EINTR};
-		$self->lost("$op was not sent ($!)") unless defined $n;
-		substr($line, 0, $n, '');
-	}
+	$self->tell(
+		$self->{json}->encode(
+			{   id => $ticket,
+				op => $op,
+				timeout => $timeout + 0,
+				args => \%args
+			}
+		),
+		$op);
 	$self->{expected}{$ticket} = [ $op, time() + $timeout + $grace ];
 	return $ticket;
 }
@@ -654,26 +410,11 @@ sub receive
 	my ($self, $ticket) = @_;
 	my ($op, $deadline) =
 	  @{ $self->{expected}{$ticket} // die "no request has ticket $ticket" };
-	my $select = IO::Select->new($self->{from});
 
 	until ($self->{answers}{$ticket})
 	{
-		my $left = $deadline - time();
-
-		$self->lost("$op was not answered") if $left <= 0;
-		next unless $select->can_read($left);
-		my $n = sysread($self->{from}, $self->{unread}, 65536,
-			length $self->{unread});
-		next if !defined $n && $!{EINTR};
-		$self->lost("$op was not answered, the driver ended") unless $n;
-
-		# only what has just come may hold the end of a line
-		next if rindex($self->{unread}, "\n") < length($self->{unread}) - $n;
-		while ($self->{unread} =~ s/\A([^\n]*)\n//)
-		{
-			my $answer = $self->{json}->decode($1);
-			$self->{answers}{ $answer->{id} } = $answer;
-		}
+		my $answer = $self->{json}->decode($self->hear($op, $deadline));
+		$self->{answers}{ $answer->{id} } = $answer;
 	}
 
 	my $answer = delete $self->{answers}{$ticket};
@@ -685,32 +426,6 @@ sub receive
 	  . "\n"
 	  if $error;
 	return $answer->{value};
-}
-
-# There is no use in going on with a driver that does not answer.
-sub lost
-{
-	my ($self, $what) = @_;
-	$self->kill;
-	die "$what, " . Opdata::Temporal::tail($self->{log});
-}
-
-sub kill
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	CORE::kill('KILL', $pid);
-	Opdata::Temporal::ended($pid, 60);
-	Opdata::Temporal::forget($self);
-	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->kill if $self->{owner} == $$;
-	return;
 }
 
 1;

@@ -42,8 +42,8 @@ use Opdata::Temporal;
 use Opdata::Test;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use parent -norequire, 'Opdata::Temporal::Server';
 
-our @ISA = ('Opdata::Temporal::Server');
 our @EXPORT = qw(secure_temporal);
 
 my $localhost = '127.0.0.1';
@@ -78,37 +78,22 @@ Keys are read again each second, certificates every two.
 
 =cut
 
-sub secure_temporal
-{
-	my ($name, %opts) = @_;
-	return Opdata::TemporalServer->new($name, %opts);
-}
+sub secure_temporal { return Opdata::TemporalServer->launch(@_); }
 
 sub new
 {
 	my ($class, $name, %opts) = @_;
-	my $folder = PostgreSQL::Test::Utils::tempdir($name);
-	my $self = bless {
-		name => $name,
-		owner => $$,
-		log => Opdata::Temporal::log_of($name),
-		folder => $folder,
-		tls => $opts{tls} // 'none',
-		jwks => $opts{jwks},
-		audience => $opts{audience},
+	my $self = $class->SUPER::new(
+		$name,
+		tls => 'none',
+		%opts,
+		folder => PostgreSQL::Test::Utils::tempdir($name),
 		clients => 0,
-		denied => {},
-		config => {
-			Opdata::Temporal::dynamic_config(1),
-			%{ $opts{config} // {} }
-		}
-	}, $class;
+		denied => {});
 
 	die "tls => \"$self->{tls}\"?\n" unless $self->{tls} =~ /^(?:none|server|mtls)$/;
 	make_certs($self->certs);
 	$self->allow;
-	$self->choose_ports;
-	$self->start unless defined $opts{start} && !$opts{start};
 	return $self;
 }
 
@@ -156,7 +141,7 @@ sub deny
 	my ($self, @subjects) = @_;
 
 	$self->{denied}{$_} = 1 foreach @subjects;
-	$self->write_file('deny', join '', map { "$_\n" } sort keys %{ $self->{denied} });
+	replace_file("$self->{folder}/deny", join '', map { "$_\n" } sort keys %{ $self->{denied} });
 	return;
 }
 
@@ -166,19 +151,6 @@ sub allow
 
 	delete @{ $self->{denied} }{ @subjects ? @subjects : keys %{ $self->{denied} } };
 	$self->deny;
-	return;
-}
-
-# In one step: the server may read it at any time.
-sub write_file
-{
-	my ($self, $name, $text) = @_;
-	my $path = "$self->{folder}/$name";
-
-	open my $file, '>', "$path.new" or die "$path.new: $!";
-	print $file $text;
-	close $file or die "$path.new: $!";
-	rename "$path.new", $path or die "$path: $!";
 	return;
 }
 
@@ -241,8 +213,11 @@ sub client
 		$sign_in{server_name} = $opts{server_name} if defined $opts{server_name};
 	}
 	$sign_in{authorization} = "Bearer $opts{token}" if defined $opts{token};
-	return Opdata::Temporal::Client->new($self->address, $opts{namespace} // $self->namespace,
-		Opdata::Temporal::log_of("$self->{name}_driver_$number"), \%sign_in);
+	return Opdata::Temporal::Client->new(
+		"$self->{name}_driver_$number",
+		address => $self->address,
+		namespace => $opts{namespace} // $self->namespace,
+		sign_in => \%sign_in);
 }
 
 sub choose_ports
@@ -262,10 +237,10 @@ sub command
 	my ($self) = @_;
 
 	# JSON is YAML, too.
-	$self->write_file('development.yaml', $json->encode($self->server_config));
-	$self->write_file('dynamic.yaml',
+	replace_file("$self->{folder}/development.yaml", $json->encode($self->server_config));
+	replace_file("$self->{folder}/dynamic.yaml",
 		$json->encode({ map { $_ => [ { value => $self->{config}{$_} } ] } keys %{ $self->{config} } }));
-	return (Opdata::Temporal::program('OPD_TEMPORAL_SERVER'),
+	return (Opdata::Process::program('OPD_TEMPORAL_SERVER'),
 		'-config', $self->{folder}, '-deny', "$self->{folder}/deny");
 }
 
@@ -360,7 +335,7 @@ sub is_ready
 {
 	my ($self, $said) = @_;
 
-	return 0 unless substr(slurp_file($self->{log}), $said) =~ /^serving$/m;
+	return 0 unless $self->log_since($said) =~ /^serving$/m;
 	return eval { $self->operator->healthy(timeout => 5) } ? 1 : 0;
 }
 

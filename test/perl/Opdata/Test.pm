@@ -37,9 +37,9 @@ use File::Basename qw(basename);
 use File::Path qw(mkpath);
 use FindBin;
 use IO::Select;
-use IO::Socket::INET;
 use IPC::Run;
 use JSON::PP;
+use List::Util qw(min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
@@ -53,6 +53,8 @@ our @EXPORT = qw(
   error_of
   connection_error
   wait_until
+  conf_lines
+  replace_file
 );
 
 # Sources listen here only.
@@ -71,18 +73,21 @@ INIT
 
 =over
 
-=item agent_cluster(name, conf => text)
+=item agent_cluster(name, conf => text, ...)
 
-A running cluster with opdata preloaded and created in database "postgres".
-C<conf> is appended to postgresql.conf. Its clients use the socket, as the
-bootstrap superuser.
+A running cluster with opdata preloaded and created in database "postgres", an
+Opdata::Agent, for which further options are. C<conf> is appended to
+postgresql.conf. Its clients use the socket, as the bootstrap superuser.
 
 =cut
 
 sub agent_cluster
 {
 	my ($name, %opts) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	# which uses this module
+	require Opdata::Agent;
+	my $node = Opdata::Agent->new($name, %opts);
 
 	$node->init(extra => [ '--encoding=UTF8', '--no-locale' ]);
 	$node->append_conf('postgresql.conf',
@@ -226,25 +231,66 @@ sub connection_error
 
 =pod
 
-=item wait_until(sub, timeout)
+=item wait_until(sub, timeout, pause)
 
 Call the sub until it returns true; false when that does not happen within
-C<timeout> seconds (default PG_TEST_TIMEOUT_DEFAULT).
+C<timeout> seconds (default PG_TEST_TIMEOUT_DEFAULT). The pauses between two calls
+grow up to C<pause> seconds, default 0.25: a call is often the start of a psql. A
+sub that is to see what lasts no longer than that wants shorter ones.
 
 =cut
 
 sub wait_until
 {
-	my ($condition, $timeout) = @_;
+	my ($condition, $timeout, $longest) = @_;
 	my $deadline =
 	  time() + ($timeout // $PostgreSQL::Test::Utils::timeout_default);
+	my $pause = 0.05;
 
 	while (time() < $deadline)
 	{
 		return 1 if $condition->();
-		sleep 0.05;
+		sleep $pause;
+		$pause = min($pause * 1.3, $longest // 0.25);
 	}
 	return 0;
+}
+
+=pod
+
+=back
+
+=head1 FILES
+
+=over
+
+=item conf_lines(name => value, ...)
+
+Lines of postgresql.conf for settings of opdata, named without "opdata.".
+
+=item replace_file(path, content, mode)
+
+Write a file in one step: whoever reads it at any time finds the old content or
+the new one. Returns the path.
+
+=cut
+
+sub conf_lines
+{
+	my (%settings) = @_;
+	return join('', map { "opdata.$_ = '$settings{$_}'\n" } sort keys %settings);
+}
+
+sub replace_file
+{
+	my ($path, $content, $mode) = @_;
+
+	open my $file, '>:raw', "$path.new" or die "$path.new: $!";
+	print $file $content;
+	close $file or die "$path.new: $!";
+	chmod $mode, "$path.new" or die "$path.new: $!" if defined $mode;
+	rename "$path.new", $path or die "$path: $!";
+	return $path;
 }
 
 =pod
@@ -274,49 +320,22 @@ Methods: C<port>; C<freeze>; C<stop>, which the end of the test calls too.
 
 sub silent_server
 {
-	return Opdata::Test::SilentServer->new(@_);
+	return Opdata::Test::SilentServer->silent(@_);
 }
 
 package Opdata::Test::SilentServer;
 
-use POSIX ();
+use IO::Socket::INET;
+use parent 'Opdata::Process';
 
-sub new
+sub silent
 {
 	my ($class, %opts) = @_;
-	my $listener = IO::Socket::INET->new(
-		LocalAddr => $localhost,
-		Listen => 16) or die "could not listen: $!";
-	my $self = bless { port => $listener->sockport }, $class;
-
-	$self->{pid} = fork() // die "could not fork: $!";
-	if ($self->{pid} == 0)
-	{
-		$SIG{PIPE} = 'IGNORE';
-		$SIG{TERM} = sub { POSIX::_exit(0) };
-		serve($listener, %opts);
-		POSIX::_exit(0);
-	}
-	return $self;
+	return $class->listening('silent_server', sub { serve($_[0], %opts) });
 }
-
-sub port { return $_[0]->{port}; }
 
 sub freeze { kill 'USR1', $_[0]->{pid}; return; }
-
-sub stop
-{
-	my ($self) = @_;
-	my $pid = delete $self->{pid} // return;
-
-	# leaves the exit status of the test alone when called at its end
-	local ($?, $!);
-	kill 'TERM', $pid;
-	waitpid $pid, 0;
-	return;
-}
-
-sub DESTROY { $_[0]->stop; return; }
+sub stop { $_[0]->kill; return; }
 
 # One process serves all connections. Each pair of sockets is two entries of
 # %peer; a socket that is not in $select is silent, yet stays open.

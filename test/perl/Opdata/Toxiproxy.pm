@@ -47,27 +47,21 @@ Opdata::Program; a server that is started again has no proxies.
 
 =cut
 
-sub toxiproxy
-{
-	my ($name) = @_;
-	return Opdata::Toxiproxy::Server->new($name)->start;
-}
+sub toxiproxy { return Opdata::Toxiproxy::Server->launch(@_); }
 
 package Opdata::Toxiproxy::Server;
 
 use HTTP::Tiny;
 use JSON::PP;
-use Opdata::Program;
-use Opdata::Temporal;
 use PostgreSQL::Test::Cluster;
-use parent -norequire, 'Opdata::Program';
+use parent 'Opdata::Program';
 
 sub port_names { return ('port'); }
 
 sub command
 {
 	my ($self) = @_;
-	return (Opdata::Temporal::program('OPD_TOXIPROXY'),
+	return (Opdata::Process::program('OPD_TOXIPROXY'),
 		'-host', '127.0.0.1', '-port', $self->{port});
 }
 

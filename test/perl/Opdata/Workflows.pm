@@ -18,8 +18,8 @@ Opdata::Workflows - an agent at work for a Temporal server, for the TAP tests of
 
 =head1 DESCRIPTION
 
-Opdata::Test has the clusters, and Opdata::Temporal the server and its client.
-This joins them: one agent that serves an organisation on a server of its own.
+One agent that serves an organisation on a Temporal server of its own, without
+tokens and Convex; what there is of a control plane is an Opdata::ControlPlane.
 
 =cut
 
@@ -32,6 +32,7 @@ use Exporter 'import';
 use JSON::PP;
 use Opdata::Temporal;
 use Opdata::Test;
+use parent 'Opdata::ControlPlane';
 
 our @EXPORT = qw(tenant code_of failure_of canonical);
 
@@ -41,83 +42,29 @@ my $json = JSON::PP->new->canonical->ascii->allow_nonref;
 
 =over
 
-=item tenant(organisation, conf => text, start => bool)
+=item tenant(organisation, conf => text, persistent => bool)
 
 A Temporal server, and an agent of this organisation on it; their names begin
 with the organisation's. C<conf> is for the agent's postgresql.conf.
 
-=item $tenant->temporal, $tenant->client, $tenant->agent, $tenant->queue
+=item $tenant->agent
 
-The server, its client, the agent's cluster, and the name of its task queue.
+The agent's cluster. C<temporal>, C<client>, C<queue>, C<arguments>, C<start> and
+C<run> are those of Opdata::ControlPlane.
 
 =cut
 
 sub tenant
 {
 	my ($organisation, %opts) = @_;
-	my $temporal = temporal_server("${organisation}_temporal");
-	my $agent = agent_cluster("${organisation}_agent",
-			conf => "opdata.org_id = '$organisation'\n"
-		  . "opdata.temporal_address = '"
-		  . $temporal->address . "'\n"
-		  . "opdata.temporal_tls = off\n"
-		  . ($opts{conf} // ''));
+	my $conf = delete $opts{conf} // '';
+	my $self = __PACKAGE__->new($organisation, temporal => temporal_server("${organisation}_temporal", %opts));
 
-	return bless {
-		organisation => $organisation,
-		temporal => $temporal,
-		agent => $agent,
-		number => 0
-	  },
-	  __PACKAGE__;
+	$self->{agent} = agent_cluster("${organisation}_agent", conf => $self->conf . $conf);
+	return $self;
 }
 
-sub temporal { return $_[0]->{temporal}; }
-sub client   { return $_[0]->{temporal}->client; }
-sub agent    { return $_[0]->{agent}; }
-sub queue    { return "tenant-$_[0]->{organisation}"; }
-
-=pod
-
-=item $tenant->arguments(type, input, name => value, ...)
-
-Arguments of the client's start() and execute(): an id of its own, the task
-queue, and C<orgId> in the input unless that has one. An input that is no hash
-is taken as it is; undef stands for none. The names and values replace these.
-
-=item $tenant->start(type, input, ...), $tenant->run(type, input, ...)
-
-start() and execute() of the client with these.
-
-=cut
-
-sub arguments
-{
-	my ($self, $type, $input, %more) = @_;
-
-	$self->{number}++;
-	$input = { orgId => $self->{organisation}, %$input }
-	  if ref $input eq 'HASH';
-	return (
-		type => $type,
-		workflow_id => "$type $self->{number}",
-		task_queue => $self->queue,
-		defined $input ? (input => $input) : (),
-		%more
-	);
-}
-
-sub start
-{
-	my ($self, @args) = @_;
-	return $self->client->start($self->arguments(@args));
-}
-
-sub run
-{
-	my ($self, @args) = @_;
-	return $self->client->execute($self->arguments(@args));
-}
+sub agent { return $_[0]->{agent}; }
 
 =pod
 
@@ -126,6 +73,8 @@ sub run
 The rows of opdata_jobs of a workflow as hashes, in the order of their start:
 C<workflow> is what start() or run() returned. job_of() dies unless there is
 exactly one.
+
+=back
 
 =cut
 
@@ -149,22 +98,6 @@ sub job_of
 
 	die "$workflow->{workflow_id} has " . @jobs . " jobs\n" if @jobs != 1;
 	return $jobs[0];
-}
-
-=pod
-
-=item $tenant->workers
-
-What opdata_status() tells of the workers.
-
-=back
-
-=cut
-
-sub workers
-{
-	my ($self) = @_;
-	return @{ json($self->agent, 'select opdata_status()')->{workers} };
 }
 
 =pod
