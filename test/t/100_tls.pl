@@ -341,6 +341,14 @@ int stat(const char *path, struct stat *st)
 	return real(instead_of(path), st);
 }
 
+/* by which later versions of OpenSSL 3.0 look */
+int lstat(const char *path, struct stat *st)
+{
+	int (*real)(const char *, struct stat *) = dlsym(RTLD_NEXT, "lstat");
+
+	return real(instead_of(path), st);
+}
+
 FILE *fopen(const char *path, const char *mode)
 {
 	FILE *(*real)(const char *, const char *) = dlsym(RTLD_NEXT, "fopen");
