@@ -76,10 +76,4 @@ extern bool opd_task_advance(OpdTask *task);
 extern void opd_task_note_cancel(OpdTask *task);
 extern void opd_task_note_failure(OpdTask *task);
 
-/*
- * Write down ends of tasks that a lock has kept from it so far. Returns when to
- * be called next.
- */
-extern double opd_task_catch_up(void);
-
 #endif							/* OPD_TASK_H */

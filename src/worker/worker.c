@@ -43,6 +43,7 @@
 #include "store/agents.h"
 #include "store/sealing.h"
 #include "store/suspension.h"
+#include "task/ending.h"
 #include "worker/agent.h"
 #include "worker/health.h"
 #include "worker/route.h"
@@ -337,7 +338,7 @@ advance(OpdAgent *agent)
 	next = Min(next, opd_keyring_advance(agent));
 	next = Min(next, opd_signin_advance(agent));
 	next = Min(next, opd_courier_advance(agent));
-	next = Min(next, opd_task_catch_up());
+	next = Min(next, opd_ending_catch_up());
 	/* last, since what ended makes room */
 	next = Min(next, opd_polls_advance(agent));
 	opd_state_note_load(agent->n_running, agent->n_polls);

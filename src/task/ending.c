@@ -1,0 +1,126 @@
+/*-------------------------------------------------------------------------
+ *
+ * ending.c
+ *	  The record of a task that has ended without a result.
+ *
+ * Nobody waits for it: where a lock is in the way it is kept here, and written
+ * later, when the task itself is long gone.
+ *
+ * src/task/ending.c
+ *-------------------------------------------------------------------------
+ */
+#include "base/opdata.h"
+
+#include <math.h>
+
+#include "lib/ilist.h"
+#include "utils/memutils.h"
+
+#include "base/guarded.h"
+#include "task/ending.h"
+#include "wire/loop.h"
+
+#define PAUSE_MS			500
+#define UNRECORDED_MAX		200 /* ends of one process that wait to be recorded */
+
+typedef struct Ending
+{
+	dlist_node	node;			/* in "unrecorded" */
+	MemoryContext context;		/* holds it there */
+	OpdJobKey	key;
+	OpdJobRecord record;
+	bool		claimed;
+} Ending;
+
+static dlist_head unrecorded = DLIST_STATIC_INIT(unrecorded);
+static int	n_unrecorded;
+static double catch_up_at_ms;
+
+static void
+record_ending(void *arg)
+{
+	Ending	   *ending = arg;
+
+	/* one that was claimed meanwhile by another worker is left to that */
+	if (ending->claimed || opd_jobs_claim(&ending->key, &ending->record) == NULL)
+		opd_jobs_finish(&ending->key, &ending->record, NULL);
+}
+
+/* False: somebody's lock is in the way. */
+static bool
+write_ending(Ending *ending)
+{
+	ErrorData  *exception = opd_guarded_transaction(record_ending, ending, false);
+
+	if (exception == NULL)
+		return true;
+	if (opd_guarded_met_lock(exception))
+		return false;
+	ereport(LOG,
+			(errmsg("opdata could not record the end of a job: %s", exception->message)));
+	return true;
+}
+
+static void
+copy_text(const char **text)
+{
+	if (*text != NULL)
+		*text = pstrdup(*text);
+}
+
+/* Keep an end that cannot be written down now; it outlives its task. */
+static void
+keep_ending(const Ending *ending)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "opdata ended task", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Ending	   *copy = palloc(sizeof(Ending));
+
+	*copy = *ending;
+	copy->context = context;
+	copy_text(&copy->key.workflow_id);
+	copy_text(&copy->key.run_id);
+	copy_text(&copy->key.activity_id);
+	copy_text(&copy->record.connection_id);
+	copy_text(&copy->record.workspace_id);
+	copy->record.late = true;
+	dlist_push_tail(&unrecorded, &copy->node);
+	n_unrecorded++;
+	catch_up_at_ms = opd_now_ms() + PAUSE_MS;
+	MemoryContextSwitchTo(old);
+}
+
+void
+opd_ending_record(const OpdJobKey *key, const OpdJobRecord *record, bool claimed)
+{
+	Ending		ending = {.key = *key, .record = *record, .claimed = claimed};
+
+	if (write_ending(&ending))
+		return;
+	if (n_unrecorded < UNRECORDED_MAX)
+		keep_ending(&ending);
+	else
+		ereport(LOG,
+				(errmsg("opdata could not record the end of a job: too many wait for a lock")));
+}
+
+double
+opd_ending_catch_up(void)
+{
+	while (!dlist_is_empty(&unrecorded))
+	{
+		Ending	   *ending = dlist_container(Ending, node, dlist_head_node(&unrecorded));
+
+		if (opd_now_ms() < catch_up_at_ms)
+			return catch_up_at_ms;
+		if (!write_ending(ending))
+		{
+			catch_up_at_ms = opd_now_ms() + PAUSE_MS;
+			continue;
+		}
+		dlist_delete(&ending->node);
+		n_unrecorded--;
+		MemoryContextDelete(ending->context);
+	}
+	return INFINITY;
+}
