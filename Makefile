@@ -60,7 +60,7 @@ HARNESS = test/harness
 
 # TAP files to run: make check-tap PROVE_TESTS=test/t/030_tls.pl
 # Several run at once; those that take longest go first.
-LONG_TESTS = $(patsubst %,test/t/%.pl,061_grpc 102_identity 071_local_steps 080_worker_life 113_suspend 100_tls)
+LONG_TESTS = $(patsubst %,test/t/%.pl,080_worker_life 061_grpc 082_outage 102_identity 081_crash 105_faults 100_tls 071_local_steps 102_token_endpoint 117_locks 103_convex 114_key_life 113_suspend)
 PROVE_TESTS ?= $(LONG_TESTS) $(filter-out $(LONG_TESTS),$(shell ls -r test/t/*.pl))
 
 # Regression tests to run, in this order: make check-regress REGRESS_TESTS=00_install

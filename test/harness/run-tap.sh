@@ -4,7 +4,7 @@
 #
 #   run-tap.sh FILE...            files as seen from the top of the checkout
 #
-# PROVE_JOBS files run at once (default 6): they mostly wait.
+# PROVE_JOBS files run at once (default 8): they mostly wait.
 #
 # The modules are PostgreSQL's own (PostgreSQL::Test::Cluster) and ours on top
 # of them (Opdata::Test).
@@ -12,4 +12,4 @@
 . "$(dirname "$0")/scratch.sh"
 . "$checkout/test/harness/parts.sh"
 
-with_parts prove --timer -j "${PROVE_JOBS:-6}" -I "$pgxs_test/perl" -I test/perl "$@"
+with_parts prove --timer -j "${PROVE_JOBS:-8}" -I "$pgxs_test/perl" -I test/perl "$@"

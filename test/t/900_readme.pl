@@ -27,8 +27,9 @@ use Test::More;
 
 my $readme = slurp_file("$FindBin::RealBin/../../README.md");
 
-# What an example that asks for a password gets to hear.
-my $typed = "choose-a-password\n";
+# What an example that asks for a password gets to hear. A file, since most of
+# them end without reading it, and IPC::Run dies when it cannot write.
+my $typed = replace_file(PostgreSQL::Test::Utils::tempdir() . '/typed', "choose-a-password\n");
 
 my $source = shop_source();
 my $agent = agent_cluster('agent',
@@ -162,7 +163,7 @@ sub run_example
 	close $fh;
 
 	IPC::Run::run([ 'psql', '-X', '-d', $connstr, '-f', $file ],
-		'<', \$typed, '>&', \$output);
+		'<', $typed, '>&', \$output);
 	$output =~ s/^psql:\Q$file\E:\d+: //mg;
 	return replace($output, reverse %here);
 }
