@@ -19,7 +19,6 @@
 #include "secret/jwe.h"
 #include "store/egress.h"
 #include "store/outbox.h"
-#include "store/policy.h"
 #include "store/sealing.h"
 #include "task/tasktype.h"
 

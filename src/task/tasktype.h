@@ -9,12 +9,12 @@
 #ifndef OPD_TASKTYPE_H
 #define OPD_TASKTYPE_H
 
-#include "guard/mask.h"
 #include "job/previewjob.h"
 #include "job/testjob.h"
 #include "secret/jwk.h"
 #include "source/credential.h"
 #include "store/connections.h"
+#include "store/policy.h"
 #include "task/task.h"
 
 typedef struct Task Task;
