@@ -328,9 +328,12 @@ SELECT pg_catalog.pg_extension_config_dump('opdata.connection', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.job', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.sealing_key', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.recipient', '');
--- a row that does not count would, where it is restored, if its name is somebody else's now
-SELECT pg_catalog.pg_extension_config_dump('opdata.access', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles r
-	WHERE r.oid OPERATOR(pg_catalog.=) role AND r.rolname OPERATOR(pg_catalog.=) role_name)');
+-- those that count, as opdata.granted says: another would, where it is restored, if its name is somebody else's now
+SELECT pg_catalog.pg_extension_config_dump('opdata.access', $where$WHERE EXISTS (
+	SELECT FROM pg_catalog.pg_roles r, pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
+	WHERE r.oid OPERATOR(pg_catalog.=) role AND r.rolname OPERATOR(pg_catalog.=) role_name
+		AND p.oid OPERATOR(pg_catalog.=) '@extschema@.opdata_status()'::pg_catalog.regprocedure
+		AND x.grantee OPERATOR(pg_catalog.=) r.oid)$where$);
 SELECT pg_catalog.pg_extension_config_dump('opdata.mask', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.egress_limit', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.egress', '');

@@ -84,6 +84,7 @@
 #define OPD_QUEUE_POLLERS		5	/* promise: of each queue, in all workers */
 
 #define OPD_ACTIVITY_TIMEOUT_MS	60000	/* one attempt */
+#define OPD_LOCK_TIMEOUT_MS		10	/* of a worker's transactions, for which the others of its process stand still */
 
 /*
  * How long a task goes on trying, beside its time at the source, when somebody's

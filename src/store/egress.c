@@ -80,7 +80,7 @@ opd_egress_append(const OpdEgress *entry)
 	values[12] = opd_sql_parameter(entry->error_code, &nulls[12]);
 
 	/* nobody else can use up what is left */
-	refusal = opd_policy_refusal(entry->workspace_id, entry->n_rows);
+	refusal = entry->error_code == NULL ? opd_policy_refusal(entry->workspace_id, entry->n_rows) : NULL;
 	if (refusal != NULL)
 		return refusal;
 	opd_sql_begin(&scope);

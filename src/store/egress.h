@@ -40,8 +40,8 @@ typedef struct OpdEgress
 extern void opd_egress_hold(void);
 
 /*
- * Append a row to the log, which is held, unless the limits forbid it or the agent is suspended: NULL, or
- * egress_denied or suspended, and nothing was written.
+ * Append a row to the log, which is held, unless the limits forbid rows to leave, or
+ * the agent is suspended: NULL, or egress_denied or suspended, and nothing was written.
  */
 extern OpdError *opd_egress_append(const OpdEgress *entry);
 

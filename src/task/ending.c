@@ -30,6 +30,8 @@ typedef struct Ending
 	OpdJobKey	key;
 	OpdJobRecord record;
 	bool		claimed;
+	bool		tells;			/* its row for the log of what left: */
+	OpdEgress	egress;
 } Ending;
 
 static dlist_head unrecorded = DLIST_STATIC_INIT(unrecorded);
@@ -41,6 +43,11 @@ record_ending(void *arg)
 {
 	Ending	   *ending = arg;
 
+	if (ending->tells)
+	{
+		opd_egress_hold();
+		(void) opd_egress_append(&ending->egress);
+	}
 	/* one that was claimed meanwhile by another worker is left to that */
 	if (ending->claimed || opd_jobs_claim(&ending->key, &ending->record) == NULL)
 		opd_jobs_finish(&ending->key, &ending->record, NULL);
@@ -50,7 +57,7 @@ record_ending(void *arg)
 static bool
 write_ending(Ending *ending)
 {
-	ErrorData  *exception = opd_guarded_transaction(record_ending, ending, false);
+	ErrorData  *exception = opd_guarded_transaction(record_ending, ending, ending->tells);
 
 	if (exception == NULL)
 		return true;
@@ -83,6 +90,17 @@ keep_ending(const Ending *ending)
 	copy_text(&copy->key.activity_id);
 	copy_text(&copy->record.connection_id);
 	copy_text(&copy->record.workspace_id);
+	if (copy->tells)
+	{
+		copy_text(&copy->egress.workspace_id);
+		copy_text(&copy->egress.connection_id);
+		copy_text(&copy->egress.host);
+		copy_text(&copy->egress.requested_by);
+		copy_text(&copy->egress.query);
+		copy->egress.workflow_id = copy->key.workflow_id;
+		copy->egress.run_id = copy->key.run_id;
+		copy->egress.activity_id = copy->key.activity_id;
+	}
 	copy->record.late = true;
 	dlist_push_tail(&unrecorded, &copy->node);
 	n_unrecorded++;
@@ -91,10 +109,12 @@ keep_ending(const Ending *ending)
 }
 
 void
-opd_ending_record(const OpdJobKey *key, const OpdJobRecord *record, bool claimed)
+opd_ending_record(const OpdJobKey *key, const OpdJobRecord *record, bool claimed, const OpdEgress *egress)
 {
-	Ending		ending = {.key = *key, .record = *record, .claimed = claimed};
+	Ending		ending = {.key = *key, .record = *record, .claimed = claimed, .tells = egress != NULL};
 
+	if (egress != NULL)
+		ending.egress = *egress;
 	if (write_ending(&ending))
 		return;
 	if (n_unrecorded < UNRECORDED_MAX)

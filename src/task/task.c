@@ -18,9 +18,11 @@
 
 #include <math.h>
 
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "base/guarded.h"
+#include "base/limits.h"
 #include "secret/envelope.h"
 #include "task/ending.h"
 #include "task/tasktype.h"
@@ -28,6 +30,14 @@
 /* Pauses after a transaction that met a lock. */
 #define PAUSE_MS			20
 #define PAUSE_MAX_MS		500
+
+/*
+ * Who tries again may wait a little for the lock, which is mostly that of another
+ * worker until its commit is durable: all tasks of the process together for a share of
+ * the time, and each not for long.
+ */
+#define WAIT_SHARE			0.2
+#define WAIT_MAX_MS			100
 
 bool
 opd_task_is_known(const char *type)
@@ -88,9 +98,9 @@ claim_late(void *arg)
 
 /* May that it failed depend on rows of the source? */
 static bool
-failure_tells(const Task *task)
+failure_tells(const Task *task, OpdEgress *egress)
 {
-	return task->type->record_failure != NULL && task->preview != NULL && task->preview->ran;
+	return task->type->failure_tells != NULL && task->type->failure_tells(task, egress);
 }
 
 /* In a transaction: the failure of such a task, of which another one may come. */
@@ -99,16 +109,25 @@ record_failure(void *arg)
 {
 	Task	   *task = arg;
 	OpdJobRecord record = task->record;
-	OpdError   *refusal;
+	OpdError   *answer;
 
 	if (!task->claimed && !opd_tasktype_claim(task))
 		return;
-	refusal = task->type->record_failure(task);
-	if (refusal != NULL && !record.canceled)
-		record.error_code = opd_error_name(refusal->code);
+	answer = task->type->record_failure(task);
+	record.error_code = opd_error_name(answer->code);
 	opd_jobs_finish(&task->spec.key, &record, NULL);
-	task->public.error = refusal != NULL ? refusal : task->failure;
+	task->public.error = answer;
 	task->public.done = true;
+}
+
+/* The end of the task, whether or not somebody hears of it. */
+static void
+record_end(Task *task)
+{
+	OpdEgress	egress;
+
+	opd_ending_record(&task->spec.key, &task->record, task->claimed,
+					  failure_tells(task, &egress) ? &egress : NULL);
 }
 
 /*
@@ -118,7 +137,8 @@ record_failure(void *arg)
 static void
 fail(Task *task, OpdError *error)
 {
-	bool		answer = task->failure != NULL || !failure_tells(task);
+	OpdEgress	egress;
+	bool		answer = task->failure != NULL || !failure_tells(task, &egress);
 
 	task->failure = error;
 	task->record.n_rows = -1;
@@ -129,7 +149,7 @@ fail(Task *task, OpdError *error)
 	task->public.result = NULL;
 	task->public.error = error;
 	task->public.done = true;
-	opd_ending_record(&task->spec.key, &task->record, task->claimed);
+	record_end(task);
 }
 
 /*
@@ -156,6 +176,25 @@ wipe_payload(Task *task)
 	task->change.payload = NULL;
 }
 
+static ErrorData *
+try_again(Task *task, void (*function) (void *arg), bool wait_for_disk)
+{
+	static double may_wait_ms;
+	static double since_ms;
+	double		now = opd_now_ms();
+	char	   *ordinary = pstrdup(GetConfigOption("lock_timeout", false, false));
+	ErrorData  *exception;
+
+	may_wait_ms = Min(WAIT_MAX_MS, may_wait_ms + (now - since_ms) * WAIT_SHARE);
+	since_ms = now;
+	if (may_wait_ms > OPD_LOCK_TIMEOUT_MS)
+		SetConfigOption("lock_timeout", psprintf("%d", (int) may_wait_ms), PGC_USERSET, PGC_S_OVERRIDE);
+	exception = opd_guarded_transaction(function, task, wait_for_disk);
+	SetConfigOption("lock_timeout", ordinary, PGC_USERSET, PGC_S_OVERRIDE);
+	may_wait_ms = Max(0, may_wait_ms - (opd_now_ms() - now));
+	return exception;
+}
+
 /*
  * A transaction of the task, in memory of its own. False when it is to be tried
  * again, since it has met a lock. Whatever else it raises is the end of the task.
@@ -177,7 +216,7 @@ run_transaction(Task *task, void (*function) (void *arg), bool wait_for_disk)
 	context = AllocSetContextCreate(task->context, "opdata transaction", ALLOCSET_DEFAULT_SIZES);
 	task->last_try = again && opd_now_ms() >= task->until_ms;
 	old = MemoryContextSwitchTo(context);
-	exception = opd_guarded_transaction(function, task, wait_for_disk);
+	exception = again ? try_again(task, function, wait_for_disk) : opd_guarded_transaction(function, task, wait_for_disk);
 	MemoryContextSwitchTo(old);
 	if (exception == NULL)
 	{
@@ -265,9 +304,7 @@ note_end(OpdTask *public, bool canceled)
 	task->record.n_bytes = -1;
 	task->record.canceled = canceled;
 	task->record.error_code = canceled ? NULL : opd_error_name(OPD_INTERNAL);
-	/* with a lock in the way, its record has to do */
-	if (!failure_tells(task) || opd_guarded_transaction(record_failure, task, true) != NULL)
-		opd_ending_record(&task->spec.key, &task->record, task->claimed);
+	record_end(task);
 }
 
 void

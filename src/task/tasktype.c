@@ -17,7 +17,6 @@
 #include "base/limits.h"
 #include "secret/envelope.h"
 #include "secret/jwe.h"
-#include "store/egress.h"
 #include "store/outbox.h"
 #include "store/sealing.h"
 #include "task/tasktype.h"
@@ -312,10 +311,6 @@ static bool
 preview_done(Task *task, OpdError **error)
 {
 	*error = task->preview->error;
-	/* the SQLSTATE of a division by a masked column would be its value, in plain */
-	if (*error != NULL && task->preview->ran && task->spec.require_sealed_preview())
-		*error = opd_error_hint(opd_error_new((*error)->code, "the statement failed on the source; previews leave only sealed, and so why is not told"),
-								"Try the statement with psql on the source, or in the agent's database with opdata_preview().");
 	return task->preview->done;
 }
 
@@ -344,7 +339,7 @@ is_still_allowed(Task *task)
 }
 
 static OpdEgress
-egress_of(Task *task)
+egress_of(const Task *task)
 {
 	return (OpdEgress) {
 		.workspace_id = task->record.workspace_id,
@@ -356,6 +351,13 @@ egress_of(Task *task)
 		.activity_id = task->spec.key.activity_id,
 		.query = task->query
 	};
+}
+
+static OpdError *
+rules_changed(void)
+{
+	return opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "what may leave was changed while the preview ran"),
+						  "Ask for it again.");
 }
 
 /* It leaves if the log has it. */
@@ -372,9 +374,7 @@ preview_record(Task *task)
 	egress.n_masked = task->preview->n_masked;
 	egress.sealed_to = task->recipient != NULL ? task->recipient->kid : NULL;
 	opd_egress_hold();
-	refusal = is_still_allowed(task) ? opd_egress_append(&egress) :
-		opd_error_hint(opd_error_new(OPD_EGRESS_DENIED, "what may leave was changed while the preview ran"),
-					   "Ask for it again.");
+	refusal = is_still_allowed(task) ? opd_egress_append(&egress) : rules_changed();
 	if (refusal != NULL)
 		opd_error_throw(refusal);
 	task->record.n_rows = task->preview->n_rows;
@@ -387,14 +387,34 @@ preview_record(Task *task)
  * No rows leave, but that it failed may tell something of them: the log has it too,
  * and it counts.
  */
+static bool
+preview_failure_tells(const Task *task, OpdEgress *egress)
+{
+	if (task->preview == NULL || !task->preview->ran)
+		return false;
+	*egress = egress_of(task);
+	egress->error_code = task->record.canceled ? "canceled" : task->record.error_code;
+	return true;
+}
+
 static OpdError *
 preview_record_failure(Task *task)
 {
 	OpdEgress	egress = egress_of(task);
+	OpdError   *answer;
+	OpdError   *refusal;
 
-	egress.error_code = task->record.canceled ? "canceled" : task->record.error_code;
 	opd_egress_hold();
-	return opd_egress_append(&egress);
+	answer = is_still_allowed(task) ? opd_policy_refusal(task->record.workspace_id, 0) : rules_changed();
+	/* the SQLSTATE of a division by a masked column would be its value, in plain */
+	if (answer == NULL && task->failure == task->preview->error && task->spec.require_sealed_preview())
+		answer = opd_error_hint(opd_error_new(task->failure->code, "the statement failed on the source; previews leave only sealed, and so why is not told"),
+								"Try the statement with psql on the source, or in the agent's database with opdata_preview().");
+	if (answer == NULL)
+		answer = task->failure;
+	egress.error_code = opd_error_name(answer->code);
+	refusal = opd_egress_append(&egress);
+	return refusal != NULL ? refusal : answer;
 }
 
 /* ----------------------------------------------------- delete connection */
@@ -417,10 +437,11 @@ delete_begin(Task *task)
 /* --------------------------------------------------------------- the types */
 
 static const TaskType task_types[] = {
-	{"storeCreds", "store", true, OPD_ACTIVITY_PATIENCE_MS, store_begin, test_start, store_test_done, store_record, NULL},
-	{"testCredentials", "test", false, OPD_PATIENCE_MS, test_begin, test_start, test_done, test_record, NULL},
-	{"previewQuery", "preview", true, OPD_PATIENCE_MS, preview_begin, preview_start, preview_done, preview_record, preview_record_failure},
-	{"deleteConnection", "delete", true, OPD_ACTIVITY_PATIENCE_MS, delete_begin, NULL, NULL, NULL, NULL},
+	{"storeCreds", "store", true, OPD_ACTIVITY_PATIENCE_MS, store_begin, test_start, store_test_done, store_record, NULL, NULL},
+	{"testCredentials", "test", false, OPD_PATIENCE_MS, test_begin, test_start, test_done, test_record, NULL, NULL},
+	{"previewQuery", "preview", true, OPD_PATIENCE_MS, preview_begin, preview_start, preview_done, preview_record,
+	preview_failure_tells, preview_record_failure},
+	{"deleteConnection", "delete", true, OPD_ACTIVITY_PATIENCE_MS, delete_begin, NULL, NULL, NULL, NULL, NULL},
 };
 
 const TaskType *

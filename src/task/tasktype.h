@@ -14,6 +14,7 @@
 #include "secret/jwk.h"
 #include "source/credential.h"
 #include "store/connections.h"
+#include "store/egress.h"
 #include "store/policy.h"
 #include "task/task.h"
 
@@ -30,8 +31,10 @@ typedef struct TaskType
 	void		(*start_job) (Task *task);	/* on the loop; NULL when there is none */
 	bool		(*job_done) (Task *task, OpdError **error);	/* why it failed */
 	void		(*record) (Task *task); /* in a transaction */
-	OpdError   *(*record_failure) (Task *task); /* the same, where its failure tells something; why it may not be
-												 * told, or NULL; itself NULL for others */
+	/* what its failure leaves in the log of what left: false for nothing; NULL: none does */
+	bool		(*failure_tells) (const Task *task, OpdEgress *egress);
+	/* in a transaction, if it does: the error to answer with. That of the task, or another one */
+	OpdError   *(*record_failure) (Task *task);
 } TaskType;
 
 struct Task

@@ -602,7 +602,7 @@ override_settings(void)
 		const char *name;
 		const char *value;
 	}			settings[] = {
-		{"lock_timeout", "10ms"},
+		{"lock_timeout", CppAsString2(OPD_LOCK_TIMEOUT_MS) "ms"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},

@@ -420,7 +420,8 @@ sub limits_at_once
 	my %codes;
 	$codes{ code_of($_) }++ foreach @$ended;
 	is_deeply(\%codes, { ok => 5, egress_denied => 15 }, 'of 20 previews at once with a limit of 5, 5 leave');
-	is(n_logged() - $n, 5, 'and are logged');
+	is(scalar(grep { !defined $_->{error_code} } logged($n)), 5, 'and are logged');
+	is(scalar(grep { defined $_->{error_code} && $_->{error_code} ne 'egress_denied' } logged($n)), 0, 'as are those that were refused after they ran');
 	is(psql(q{select count(*) from opdata_jobs where kind = 'preview' and connection_id = 'there' and error_code = 'egress_denied'}) >= 15, 1,
 		'the others are job records');
 
@@ -486,6 +487,10 @@ sub failures
 	my %codes;
 	$codes{ code_of($_) }++ foreach @$ended;
 	is_deeply(\%codes, { query_failed => 2, egress_denied => 4 }, 'of 6 that fail at once with a limit of 2, 2 say so');
+	my %logged;
+	$logged{ $_->{error_code} }++ foreach logged($n + 2);
+	is($logged{query_failed}, 2, 'the log has these');
+	is(join(' ', sort keys %logged), 'egress_denied query_failed', 'and the others, of which the source has run some') if keys %logged > 1;
 	my $visits = n_visits();
 	is_refused(preview('here', $sql), qr/as many previews as may/, 'then no other may fail');
 	is(n_visits(), $visits, 'nor is the source asked');

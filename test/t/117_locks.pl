@@ -294,9 +294,14 @@ sub canceled
 	$client->cancel(workflow_id => $_->{workflow_id}) foreach values %begun;
 	is(end($begun{$_}), 'CancelledError', "a $_ that waits is canceled") foreach sort keys %begun;
 	release();
-	is(job($begun{$_}), 'canceled', "which is recorded of the $_") foreach sort keys %begun;
+	foreach my $type (sort keys %begun)
+	{
+		ok(wait_until(sub { job($begun{$type}) eq 'canceled' }, $soon), "which is recorded of the $type");
+	}
 	is(effects('never') . effects('shop'), 'INSERT', 'and nothing was done');
 	is(sent($begun{preview}), 0, 'nor has anything left');
+	ok(wait_until(sub { psql("select string_agg(error_code, ' ') from opdata.egress where workflow_id = '$begun{preview}{workflow_id}'") eq 'canceled' }, $soon),
+		'but the log has that the source was asked');
 	return;
 }
 
