@@ -154,12 +154,13 @@ opd_connections_delete(const char *id, const char *workspace_id)
 		.n_args = 2,
 		.arg_types = {TEXTOID, TEXTOID}
 	};
-	Datum		values[] = {CStringGetTextDatum(id), workspace_id ? CStringGetTextDatum(workspace_id) : (Datum) 0};
+	char		nulls[] = "  ";
+	Datum		values[] = {CStringGetTextDatum(id), opd_sql_parameter(workspace_id, &nulls[1])};
 	OpdSqlScope scope;
 	char	   *deleted = NULL;
 
 	opd_sql_begin(&scope);
-	if (opd_sql_run(&delete, values, workspace_id ? NULL : " n") == 1)
+	if (opd_sql_run(&delete, values, nulls) == 1)
 		deleted = opd_sql_text(0, 1);
 	opd_sql_end(&scope);
 	return deleted;

@@ -149,13 +149,14 @@ opd_egress_verify(const char *expected_head)
 		.n_args = 1,
 		.arg_types = {TEXTOID}
 	};
-	Datum		values[] = {expected_head ? CStringGetTextDatum(expected_head) : (Datum) 0};
+	char		nulls[1];
+	Datum		values[] = {opd_sql_parameter(expected_head, nulls)};
 	OpdSqlScope scope;
 	bool		isnull;
 	Datum		result;
 
 	opd_sql_begin(&scope);
-	(void) opd_sql_run(&verify, values, expected_head ? NULL : "n");
+	(void) opd_sql_run(&verify, values, nulls);
 	result = opd_sql_datum(0, 1, &isnull);
 	opd_sql_end(&scope);
 	return DatumGetJsonbP(result);

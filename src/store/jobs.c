@@ -32,15 +32,6 @@ opd_jobs_begin(const char *kind, const char *connection_id, const char *workspac
 }
 
 static void
-set_text(Datum *values, char *nulls, int i, const char *value)
-{
-	if (value != NULL)
-		values[i] = CStringGetTextDatum(value);
-	else
-		nulls[i] = 'n';
-}
-
-static void
 set_count(Datum *values, char *nulls, int i, int64 value)
 {
 	if (value >= 0)
@@ -68,14 +59,14 @@ opd_jobs_write(const OpdJobRecord *record)
 
 	if (!opd_sql_may_write())
 		return;
-	set_text(values, nulls, 0, record->kind);
-	set_text(values, nulls, 1, record->connection_id);
-	set_text(values, nulls, 2, record->workspace_id);
+	values[0] = opd_sql_parameter(record->kind, &nulls[0]);
+	values[1] = opd_sql_parameter(record->connection_id, &nulls[1]);
+	values[2] = opd_sql_parameter(record->workspace_id, &nulls[2]);
 	values[3] = ObjectIdGetDatum(record->requested_by);
 	values[4] = TimestampTzGetDatum(record->started_at);
 	set_count(values, nulls, 5, record->n_rows);
 	set_count(values, nulls, 6, record->n_bytes);
-	set_text(values, nulls, 7, record->error_code);
+	values[7] = opd_sql_parameter(record->error_code, &nulls[7]);
 
 	opd_sql_begin(&scope);
 	(void) opd_sql_run(&write, values, nulls);
@@ -85,9 +76,9 @@ opd_jobs_write(const OpdJobRecord *record)
 static void
 set_key(Datum *values, char *nulls, const OpdJobKey *key)
 {
-	set_text(values, nulls, 0, key->workflow_id);
-	set_text(values, nulls, 1, key->run_id);
-	set_text(values, nulls, 2, key->activity_id);
+	values[0] = opd_sql_parameter(key->workflow_id, &nulls[0]);
+	values[1] = opd_sql_parameter(key->run_id, &nulls[1]);
+	values[2] = opd_sql_parameter(key->activity_id, &nulls[2]);
 }
 
 Jsonb *
@@ -119,13 +110,13 @@ opd_jobs_claim(const OpdJobKey *key, const OpdJobRecord *record)
 	bool		isnull = true;
 
 	set_key(values, nulls, key);
-	set_text(values, nulls, 3, record->kind);
-	set_text(values, nulls, 4, record->connection_id);
-	set_text(values, nulls, 5, record->workspace_id);
+	values[3] = opd_sql_parameter(record->kind, &nulls[3]);
+	values[4] = opd_sql_parameter(record->connection_id, &nulls[4]);
+	values[5] = opd_sql_parameter(record->workspace_id, &nulls[5]);
 	values[6] = ObjectIdGetDatum(record->requested_by);
 	values[7] = TimestampTzGetDatum(record->started_at);
 	values[8] = Int32GetDatum(key->attempt);
-	set_text(values, nulls, 9, key->worker);
+	values[9] = opd_sql_parameter(key->worker, &nulls[9]);
 	values[10] = BoolGetDatum(record->late);
 
 	opd_sql_begin(&scope);
@@ -155,16 +146,16 @@ opd_jobs_finish(const OpdJobKey *key, const OpdJobRecord *record, const Jsonb *r
 	OpdSqlScope scope;
 
 	set_key(values, nulls, key);
-	set_text(values, nulls, 3, record->workspace_id);
+	values[3] = opd_sql_parameter(record->workspace_id, &nulls[3]);
 	set_count(values, nulls, 4, record->n_rows);
 	set_count(values, nulls, 5, record->n_bytes);
-	set_text(values, nulls, 6, record->error_code);
+	values[6] = opd_sql_parameter(record->error_code, &nulls[6]);
 	if (result != NULL)
 		values[7] = JsonbPGetDatum(result);
 	else
 		nulls[7] = 'n';
 	values[8] = BoolGetDatum(record->canceled);
-	set_text(values, nulls, 9, key->worker);
+	values[9] = opd_sql_parameter(key->worker, &nulls[9]);
 	values[10] = Int32GetDatum(key->attempt);
 	values[11] = TimestampTzGetDatum(record->started_at);
 

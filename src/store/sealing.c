@@ -198,7 +198,8 @@ open_token(const OpdJwe *token, const OpdKeySource *keys, bool *known)
 		.n_args = 1,
 		.arg_types = {TEXTOID}
 	};
-	Datum		values[] = {token->kid != NULL ? CStringGetTextDatum(token->kid) : (Datum) 0};
+	char		nulls[1];
+	Datum		values[] = {opd_sql_parameter(token->kid, nulls)};
 	char	   *kids[PAIRS_MAX];
 	char	   *key_ids[PAIRS_MAX];
 	Datum		private_keys[PAIRS_MAX];
@@ -210,7 +211,7 @@ open_token(const OpdJwe *token, const OpdKeySource *keys, bool *known)
 	int			n;
 
 	opd_sql_begin(&scope);
-	n = (int) opd_sql_run(&find, values, token->kid != NULL ? NULL : "n");
+	n = (int) opd_sql_run(&find, values, nulls);
 	*known = n > 0;
 	for (int i = 0; i < n; i++)
 	{
