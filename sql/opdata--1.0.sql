@@ -328,11 +328,20 @@ SELECT pg_catalog.pg_extension_config_dump('opdata.connection', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.job', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.sealing_key', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.recipient', '');
--- those that count, as opdata.granted says: another would, where it is restored, if its name is somebody else's now
+/*
+ * Those that count, as opdata.granted says: another would, where it is restored, if its
+ * name is somebody else's now. pg_dump lets no view be read, and the schema of
+ * opdata_status() may have another name by then.
+ */
 SELECT pg_catalog.pg_extension_config_dump('opdata.access', $where$WHERE EXISTS (
-	SELECT FROM pg_catalog.pg_roles r, pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) x
+	SELECT FROM pg_catalog.pg_roles r, pg_catalog.pg_extension e, pg_catalog.pg_depend d, pg_catalog.pg_proc p,
+		pg_catalog.aclexplode(p.proacl) x
 	WHERE r.oid OPERATOR(pg_catalog.=) role AND r.rolname OPERATOR(pg_catalog.=) role_name
-		AND p.oid OPERATOR(pg_catalog.=) '@extschema@.opdata_status()'::pg_catalog.regprocedure
+		AND e.extname OPERATOR(pg_catalog.=) 'opdata'
+		AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+		AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+		AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+		AND d.objid OPERATOR(pg_catalog.=) p.oid AND p.proname OPERATOR(pg_catalog.=) 'opdata_status'
 		AND x.grantee OPERATOR(pg_catalog.=) r.oid)$where$);
 SELECT pg_catalog.pg_extension_config_dump('opdata.mask', '');
 SELECT pg_catalog.pg_extension_config_dump('opdata.egress_limit', '');
@@ -410,7 +419,7 @@ CREATE VIEW @extschema@.opdata_egress WITH (security_barrier) AS
 	WHERE workspace_id OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v)
 		OR '*' OPERATOR(pg_catalog.=) ANY (SELECT v.workspace_id FROM opdata.visible v);
 REVOKE ALL ON TABLE @extschema@.opdata_egress FROM PUBLIC;
-COMMENT ON VIEW @extschema@.opdata_egress IS 'previews that were sent to the control plane, or failed on the source';
+COMMENT ON VIEW @extschema@.opdata_egress IS 'previews that were sent to the control plane, and those that failed, were refused or were canceled after the source had begun to run them';
 
 /*
  * The rules that hold in a workspace, those of "*" included. One of "*" that names a

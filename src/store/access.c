@@ -55,16 +55,17 @@ opd_access_has(const char *workspace_id, OpdLevel level)
 		.arg_types = {TEXTOID, INT4OID, OIDOID}
 	};
 	Oid			caller = GetUserId();
-	Datum		values[] = {(Datum) 0, Int32GetDatum((int) level), ObjectIdGetDatum(caller)};
+	char		nulls[] = "   ";
+	Datum		values[] = {
+		opd_sql_parameter(workspace_id, &nulls[0]), Int32GetDatum((int) level), ObjectIdGetDatum(caller)
+	};
 	OpdSqlScope scope;
 	bool		has;
 
-	if (workspace_id != NULL)
-		values[0] = CStringGetTextDatum(workspace_id);
 	opd_sql_begin(&scope);
 	/* who has all privileges of the owner, as whom we are now */
 	has = has_privs_of_role(caller, GetUserId()) ||
-		opd_sql_run(&find, values, workspace_id == NULL ? "n  " : NULL) > 0;
+		opd_sql_run(&find, values, nulls) > 0;
 	opd_sql_end(&scope);
 	return has;
 }
@@ -282,9 +283,10 @@ opd_access_revoke(const char *role, const char *workspace_id, OpdLevel level)
 	/* a role that was dropped has left its name alone, and has no privileges to take */
 	Oid			roleid = get_role_oid(role, true);
 	NameData	name;
+	char		nulls[] = "    ";
 	Datum		values[] = {
 		NameGetDatum(&name), ObjectIdGetDatum(roleid), CStringGetTextDatum(workspace_id),
-		level != 0 ? CStringGetTextDatum(level_names[level]) : (Datum) 0
+		opd_sql_parameter(level != 0 ? level_names[level] : NULL, &nulls[3])
 	};
 	OpdSqlScope scope;
 	bool		found;
@@ -292,7 +294,7 @@ opd_access_revoke(const char *role, const char *workspace_id, OpdLevel level)
 	namestrcpy(&name, role);
 	opd_sql_begin(&scope);
 	lock_access();
-	found = opd_sql_run(&delete, values, level != 0 ? NULL : "   n") > 0;
+	found = opd_sql_run(&delete, values, nulls) > 0;
 	if (found && OidIsValid(roleid))
 	{
 		forget_leftovers(role, roleid);

@@ -107,10 +107,7 @@ opd_connections_put(const OpdConnectionChange *change, const OpdKeySource *keys)
 	values[0] = CStringGetTextDatum(change->id);
 	values[1] = CStringGetTextDatum(change->workspace_id);
 	values[2] = CStringGetTextDatum(change->type);
-	if (change->name != NULL)
-		values[3] = CStringGetTextDatum(change->name);
-	else
-		nulls[3] = 'n';
+	values[3] = opd_sql_parameter(change->name, &nulls[3]);
 	values[4] = CStringGetTextDatum(key.id);
 	values[5] = PointerGetDatum(opd_envelope_close(&key, &identity, change->payload));
 	values[6] = JsonbPGetDatum(change->safe_metadata);
@@ -134,15 +131,14 @@ opd_connections_note_test(const OpdConnection *connection, const char *error_cod
 		.n_args = 3,
 		.arg_types = {TEXTOID, TEXTOID, BYTEAOID}
 	};
+	char		nulls[] = "   ";
 	Datum		values[] = {
-		CStringGetTextDatum(connection->id), (Datum) 0, PointerGetDatum(connection->payload)
+		CStringGetTextDatum(connection->id), opd_sql_parameter(error_code, &nulls[1]), PointerGetDatum(connection->payload)
 	};
 	OpdSqlScope scope;
 
-	if (error_code != NULL)
-		values[1] = CStringGetTextDatum(error_code);
 	opd_sql_begin(&scope);
-	(void) opd_sql_run(&note, values, error_code != NULL ? NULL : " n ");
+	(void) opd_sql_run(&note, values, nulls);
 	opd_sql_end(&scope);
 }
 

@@ -48,7 +48,7 @@ opd_egress_append(const OpdEgress *entry)
 		.sql = "WITH entry AS ("
 		"  SELECT ROW(h.seq + 1, pg_catalog.clock_timestamp(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"   h.hash, '')::opdata.egress AS e FROM opdata.egress_head h"
-		"   WHERE NOT EXISTS (SELECT FROM opdata.suspension)),"
+		"   WHERE $14 OR NOT EXISTS (SELECT FROM opdata.suspension)),"
 		" hashed AS (SELECT (e).*, opdata.egress_hash(e) AS new_hash FROM entry),"
 		" inserted AS ("
 		"  INSERT INTO opdata.egress"
@@ -56,16 +56,16 @@ opd_egress_append(const OpdEgress *entry)
 		"   query, row_count, byte_count, masked_columns, sealed_to, error_code, prev_hash, new_hash FROM hashed"
 		"  RETURNING seq, hash)"
 		" UPDATE opdata.egress_head h SET seq = i.seq, hash = i.hash FROM inserted i",
-		.n_args = 13,
+		.n_args = 14,
 		.arg_types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-		INT4OID, INT8OID, INT4OID, TEXTOID, TEXTOID}
+		INT4OID, INT8OID, INT4OID, TEXTOID, TEXTOID, BOOLOID}
 	};
 	const char *const texts[] = {
 		entry->workspace_id, entry->connection_id, entry->host, entry->requested_by,
 		entry->workflow_id, entry->run_id, entry->activity_id, entry->query
 	};
-	Datum		values[13];
-	char		nulls[13];
+	Datum		values[14];
+	char		nulls[14];
 	OpdSqlScope scope;
 	OpdError   *refusal;
 	bool		suspended;
@@ -78,6 +78,7 @@ opd_egress_append(const OpdEgress *entry)
 	values[10] = Int32GetDatum(entry->n_masked);
 	values[11] = opd_sql_parameter(entry->sealed_to, &nulls[11]);
 	values[12] = opd_sql_parameter(entry->error_code, &nulls[12]);
+	values[13] = BoolGetDatum(entry->told);
 
 	/* nobody else can use up what is left */
 	refusal = entry->error_code == NULL ? opd_policy_refusal(entry->workspace_id, entry->n_rows) : NULL;

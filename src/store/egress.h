@@ -31,6 +31,7 @@ typedef struct OpdEgress
 	int			n_masked;
 	const char *sealed_to;		/* thumbprint of the recipient's key */
 	const char *error_code;		/* NULL: rows leave */
+	bool		told;			/* has left already, by its end alone */
 } OpdEgress;
 
 /*
@@ -41,7 +42,8 @@ extern void opd_egress_hold(void);
 
 /*
  * Append a row to the log, which is held, unless the limits forbid rows to leave, or
- * the agent is suspended: NULL, or egress_denied or suspended, and nothing was written.
+ * the agent is suspended and it was not told before: NULL, or egress_denied or
+ * suspended, and nothing was written.
  */
 extern OpdError *opd_egress_append(const OpdEgress *entry);
 

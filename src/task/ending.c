@@ -114,7 +114,10 @@ opd_ending_record(const OpdJobKey *key, const OpdJobRecord *record, bool claimed
 	Ending		ending = {.key = *key, .record = *record, .claimed = claimed, .tells = egress != NULL};
 
 	if (egress != NULL)
+	{
 		ending.egress = *egress;
+		ending.egress.told = true;
+	}
 	if (write_ending(&ending))
 		return;
 	if (n_unrecorded < UNRECORDED_MAX)
@@ -124,23 +127,81 @@ opd_ending_record(const OpdJobKey *key, const OpdJobRecord *record, bool claimed
 				(errmsg("opdata could not record the end of a job: too many wait for a lock")));
 }
 
+static void
+forget_first(void)
+{
+	Ending	   *ending = dlist_container(Ending, node, dlist_pop_head_node(&unrecorded));
+
+	n_unrecorded--;
+	MemoryContextDelete(ending->context);
+}
+
+/* False: a lock is still in the way of the first. */
+static bool
+write_first(void)
+{
+	if (!write_ending(dlist_container(Ending, node, dlist_head_node(&unrecorded))))
+		return false;
+	forget_first();
+	return true;
+}
+
 double
 opd_ending_catch_up(void)
 {
-	while (!dlist_is_empty(&unrecorded))
+	if (n_unrecorded == 0)
+		return INFINITY;
+	if (opd_now_ms() < catch_up_at_ms)
+		return catch_up_at_ms;
+	if (!write_first())
 	{
-		Ending	   *ending = dlist_container(Ending, node, dlist_head_node(&unrecorded));
-
-		if (opd_now_ms() < catch_up_at_ms)
-			return catch_up_at_ms;
-		if (!write_ending(ending))
-		{
-			catch_up_at_ms = opd_now_ms() + PAUSE_MS;
-			continue;
-		}
-		dlist_delete(&ending->node);
-		n_unrecorded--;
-		MemoryContextDelete(ending->context);
+		catch_up_at_ms = opd_now_ms() + PAUSE_MS;
+		return catch_up_at_ms;
 	}
-	return INFINITY;
+	/* the others of the process come in between: each may wait for the disk */
+	return n_unrecorded == 0 ? INFINITY : 0;
+}
+
+typedef struct Many
+{
+	double		until_ms;
+	int			n;				/* written */
+} Many;
+
+static void
+record_many(void *arg)
+{
+	Many	   *many = arg;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &unrecorded)
+	{
+		if (opd_now_ms() >= many->until_ms)
+			break;
+		record_ending(dlist_container(Ending, node, iter.cur));
+		many->n++;
+	}
+}
+
+void
+opd_ending_give_up(double until_ms)
+{
+	Many		many = {.until_ms = until_ms};
+
+	if (n_unrecorded == 0)
+		return;
+	/* the disk is waited for once; where one of them meets a lock, for each */
+	if (opd_guarded_transaction(record_many, &many, true) == NULL)
+	{
+		for (int i = 0; i < many.n; i++)
+			forget_first();
+	}
+	else
+	{
+		while (n_unrecorded > 0 && opd_now_ms() < until_ms && write_first())
+			;
+	}
+	if (n_unrecorded > 0)
+		ereport(LOG,
+				(errmsg("opdata could not record the ends of %d jobs before its worker ended", n_unrecorded)));
 }

@@ -21,7 +21,10 @@
 extern void opd_ending_record(const OpdJobKey *key, const OpdJobRecord *record, bool claimed,
 							  const OpdEgress *egress);
 
-/* Write down what a lock has kept from it so far. Returns when to be called next. */
+/* Write down the first of those that a lock has kept from it. Returns when to be called next. */
 extern double opd_ending_catch_up(void);
+
+/* Before the process ends: the others too, but for what a lock still holds up and what is not written by until_ms. */
+extern void opd_ending_give_up(double until_ms);
 
 #endif							/* OPD_ENDING_H */

@@ -8,8 +8,8 @@
  * Between the two transactions nothing is locked. The second one therefore
  * claims the job's row again, and finds out if another attempt was faster.
  *
- * Nor does any of them wait for somebody else's lock, while which the other tasks
- * of the process would stand still: it is rolled back and tried again later.
+ * Nor does any of them wait long for somebody else's lock, while which the other
+ * tasks of the process stand still: it is rolled back and tried again later.
  *
  * src/task/task.c
  *-------------------------------------------------------------------------
@@ -182,7 +182,6 @@ try_again(Task *task, void (*function) (void *arg), bool wait_for_disk)
 	static double may_wait_ms;
 	static double since_ms;
 	double		now = opd_now_ms();
-	char	   *ordinary = pstrdup(GetConfigOption("lock_timeout", false, false));
 	ErrorData  *exception;
 
 	may_wait_ms = Min(WAIT_MAX_MS, may_wait_ms + (now - since_ms) * WAIT_SHARE);
@@ -190,7 +189,7 @@ try_again(Task *task, void (*function) (void *arg), bool wait_for_disk)
 	if (may_wait_ms > OPD_LOCK_TIMEOUT_MS)
 		SetConfigOption("lock_timeout", psprintf("%d", (int) may_wait_ms), PGC_USERSET, PGC_S_OVERRIDE);
 	exception = opd_guarded_transaction(function, task, wait_for_disk);
-	SetConfigOption("lock_timeout", ordinary, PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", CppAsString2(OPD_LOCK_TIMEOUT_MS), PGC_USERSET, PGC_S_OVERRIDE);
 	may_wait_ms = Max(0, may_wait_ms - (opd_now_ms() - now));
 	return exception;
 }

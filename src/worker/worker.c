@@ -60,6 +60,7 @@
 #define GOODBYE_MS			200		/* for the server's answer to our goodbye */
 #define HANG_UP_MS			100		/* for the server to see that our polls are closed */
 #define GIVE_BACK_MS		500		/* to tell the server what is given back */
+#define RECORD_MS			500		/* to record what a lock has held up */
 #define PRUNE_MS			600000
 #define CONNECT_PAUSE_MAX_MS 60000
 
@@ -590,7 +591,7 @@ work(OpdWorkerConf *conf)
 }
 
 /*
- * Nobody's lock holds us up: the whole process would stand still, and what meets
+ * Nobody's lock holds us up for long: the whole process stands still, and what meets
  * one is tried again. What the owner of the database or the role has set for
  * sessions is not for us.
  */
@@ -640,7 +641,10 @@ opdata_worker_main(Datum number)
 	MemoryContextSwitchTo(context);
 	generation = opd_state_generation();
 	if (extension_exists())
+	{
 		work(conf);
+		opd_ending_give_up(opd_now_ms() + RECORD_MS);
+	}
 	else
 		opd_state_set_absent(OPD_WORKER_NO_EXTENSION, generation);
 	opd_state_set_connected(false);

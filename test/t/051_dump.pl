@@ -28,22 +28,28 @@ my $agent = agent_cluster('agent',
 	conf => "wal_level = replica\nmax_wal_senders = 5\n");
 my $key_file = $agent->data_dir . '/opdata.key';
 
-# Three databases: schema public, a schema whose name needs quotes, and the
-# schema of the tables itself.
+# Four databases: schema public, a schema whose name needs quotes, the schema of the
+# tables itself, and one that had another name when the extension was made.
 my %schemas = (
 	in_public => 'public',
 	in_quoted => '"Agent schema"',
-	in_opdata => 'opdata');
+	in_opdata => 'opdata',
+	in_renamed => 'renamed');
+my %first = (in_renamed => 'made');
 foreach my $dbname (sort keys %schemas)
 {
 	my $schema = $schemas{$dbname};
+	my $first = $first{$dbname} // $schema;
 	$agent->safe_psql('postgres', "create database $dbname");
 	$agent->safe_psql(
 		$dbname, qq{
-		create schema if not exists $schema;
+		create schema if not exists $first;
 		create schema crypto;
 		create extension pgcrypto schema crypto;
-		create extension opdata schema $schema;
+		create extension opdata schema $first});
+	$agent->safe_psql($dbname, "alter schema $first rename to $schema") if $first ne $schema;
+	$agent->safe_psql(
+		$dbname, qq{
 		select $schema.opdata_store_creds('crm', '$payload', 'The CRM');
 		select $schema.opdata_store_creds('later', '$payload',
 			workspace_id => 'other', test => false);

@@ -421,7 +421,7 @@ sub limits_at_once
 	$codes{ code_of($_) }++ foreach @$ended;
 	is_deeply(\%codes, { ok => 5, egress_denied => 15 }, 'of 20 previews at once with a limit of 5, 5 leave');
 	is(scalar(grep { !defined $_->{error_code} } logged($n)), 5, 'and are logged');
-	is(scalar(grep { defined $_->{error_code} && $_->{error_code} ne 'egress_denied' } logged($n)), 0, 'as are those that were refused after they ran');
+	is(scalar(grep { defined $_->{error_code} && $_->{error_code} ne 'egress_denied' } logged($n)), 0, 'and else only those that were refused after they ran');
 	is(psql(q{select count(*) from opdata_jobs where kind = 'preview' and connection_id = 'there' and error_code = 'egress_denied'}) >= 15, 1,
 		'the others are job records');
 
@@ -527,6 +527,7 @@ sub changed_meanwhile
 {
 	my $lock = $source->background_psql('postgres');
 	my $key = value('select opdata_public_key()');
+	my $failing = 'select 1 / (id - id) from person';
 
 	psql(q{alter system set opdata.require_sealed_preview = on});
 	psql(q{select opdata_trust_recipient(opdata_public_key(), 'agent')});
@@ -535,10 +536,14 @@ sub changed_meanwhile
 	foreach my $case (
 		[ 'a mask', q{select opdata_mask('here', '*phone')}, q{select opdata_unmask('here', '*phone')} ],
 		[ 'a mask of all workspaces', q{select opdata_mask('*', '*phone', null, 'int*')}, q{select opdata_unmask('*', '*phone')} ],
-		[ 'a recipient', q{select opdata_distrust_recipient('agent')}, q{select opdata_trust_recipient(opdata_public_key(), 'agent')} ])
+		[ 'a recipient', q{select opdata_distrust_recipient('agent')}, q{select opdata_trust_recipient(opdata_public_key(), 'agent')} ],
+		[ 'a limit', q{select opdata_limit('here', 0, null)}, q{select opdata_limit('here', null, null)}, qr/no previews may leave/ ],
+		[ 'a mask', q{select opdata_mask('here', '*phone')}, q{select opdata_unmask('here', '*phone')}, undef, $failing ],
+		[ 'a limit', q{select opdata_limit('here', 0, null)}, q{select opdata_limit('here', null, null)}, qr/no previews may leave/, $failing ])
 	{
-		my ($what, $change, $undo) = @$case;
-		my %workflow = workflow('previewQueryWorkflow', connectionId => 'here', sql => 'select phone from person limit 1', sealTo => $key);
+		my ($what, $change, $undo, $message, $sql) = @$case;
+		my $which = defined $sql ? 'one that fails' : 'a preview';
+		my %workflow = workflow('previewQueryWorkflow', connectionId => 'here', sql => $sql // 'select phone from person limit 1', sealTo => $key);
 		my $n = n_logged();
 
 		$lock->query_safe('begin; lock table person');
@@ -547,8 +552,8 @@ sub changed_meanwhile
 		  or die 'it does not wait';
 		psql($change);
 		$lock->query_safe('rollback');
-		is_refused({ %{ $client->receive($ticket) }, workflow_id => $workflow{workflow_id} }, qr/was changed while the preview ran/,
-			"$what that is changed while a preview runs counts");
+		is_refused({ %{ $client->receive($ticket) }, workflow_id => $workflow{workflow_id} }, $message // qr/was changed while the preview ran/,
+			"$what that is changed while $which runs counts");
 		is_deeply([ map { $_->{error_code} } logged($n) ], ['egress_denied'], 'and the log has that');
 		psql($undo);
 		is(code_of(run('previewQueryWorkflow', connectionId => 'here', sql => 'select phone from person limit 1', sealTo => $key)), 'ok', 'after that it leaves');

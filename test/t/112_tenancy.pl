@@ -595,7 +595,8 @@ sub dump_and_restore
 	# one who has the name of another who is gone, and a privilege besides
 	psql(q{
 		create role boss login; select opdata_grant('boss', '*', 'admin'); drop owned by boss; drop role boss;
-		create role climber login; select opdata_grant('climber', 'alpha', 'reader'); alter role climber rename to boss});
+		create role climber login; select opdata_grant('climber', 'alpha', 'reader'); alter role climber rename to boss;
+		create role idle login; select opdata_grant('idle', 'alpha', 'admin'); drop owned by idle});
 	is(as('boss', q{select count(*) from opdata_connections}), 0, 'a name brings nothing');
 	command_ok([ 'pg_dump', '--format=custom', '-f', $file, $agent->connstr('postgres') ], 'the database is dumped');
 	psql('create database restored template template0');
