@@ -451,7 +451,8 @@ sub many_kills
 			  if !$preview->{result} || $preview->{result}{rows}[0][0] != $n;
 		}
 	}
-	is_deeply(\@wrong, [], "$kills kills under load: every workflow ends right, and is done once");
+	is_deeply(\@wrong, [], "$kills kills under load: every workflow ends right, and is done once")
+	  or diag($json->encode(\@wrong));
 	cmp_ok($again, '>', 0, "attempts at $again of the stores were killed");
 	cmp_ok($thrice, '<=', 3, 'hardly a store has all its attempts killed');
 	note("$thrice have");
