@@ -4,8 +4,9 @@ Plays the frontend for one worker under test: gRPC over HTTP/2 without TLS (prio
 knowledge), tasks handed out as they are given, and faults of transport, gRPC and
 protobuf on demand. It writes down every call, and what became of it.
 
-It is driven by JSON lines: one request a line on standard input, one answer a line
-on standard output. First it says {"port": N}. It ends when its standard input does.
+It listens on the port that is its argument. It is driven by JSON lines: one request a
+line on standard input, one answer a line on standard output. First it says that it
+listens: {"port": N}, or {"error": "text"}. It ends when its standard input does.
 An answer is {"result": ...} or {"error": "text"}. The requests are the methods of
 Control below, named by "do", the other keys being their arguments; times are seconds.
 
@@ -871,17 +872,16 @@ async def begin(stream: Stream, after: str, good: bytes) -> None:
 class Control:
     """What the test can ask for."""
 
-    def __init__(self, frontend: Frontend) -> None:
+    def __init__(self, frontend: Frontend, port: int) -> None:
         self.frontend = frontend
         self.server: asyncio.Server | None = None
-        self.port = 0
+        self.port = port
 
     async def listen(self) -> JSON:
-        """Listen, on the same port as before."""
+        """Listen, also again."""
         loop = asyncio.get_running_loop()
         self.server = await loop.create_server(
             lambda: Connection(self.frontend), LOCALHOST, self.port, reuse_address=True)
-        self.port = self.server.sockets[0].getsockname()[1]
         return {"port": self.port}
 
     async def down(self) -> None:
@@ -1023,8 +1023,12 @@ class Control:
 
 
 async def main() -> None:
-    control = Control(Frontend())
-    print(json.dumps(await control.listen()), flush=True)
+    control = Control(Frontend(), int(sys.argv[1]))
+    try:
+        print(json.dumps(await control.listen()), flush=True)
+    except OSError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return
 
     reader = asyncio.StreamReader(limit=256 << 20)
     await asyncio.get_running_loop().connect_read_pipe(

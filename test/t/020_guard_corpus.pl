@@ -18,9 +18,10 @@ my $corpus = "$FindBin::RealBin/../corpus";
 my $mark = '=====case';
 my $key_words = qr/rows|columns|types|with|sqlstate|seconds|since|until/;
 
-# Seconds that a preview may take, and a few more for a busy machine.
+# Seconds that a preview may take, and what a busy machine adds: less than the
+# statements would take without that limit.
 my $deadline = 10;
-my $slack = 3;
+my $slack = 15;
 my $scripts = 0;
 
 my @cases = read_cases("$corpus/guard.txt");
@@ -46,6 +47,9 @@ cmp_ok(scalar(@cases), '>=', 150, 'cases in the corpus');
 cmp_ok(scalar(grep { $_->{codes}{ok} } @cases), '>=', 100, 'legal ones');
 cmp_ok(scalar(grep { !$_->{codes}{ok} } @cases), '>=', 100, 'others');
 
+# the session of the test is part of it for as long as it is there
+my $sessions = q{select count(*) from pg_stat_activity where usename = 'reader'};
+ok(wait_until(sub { $source->safe_psql('src', $sessions) eq '0' }), 'the test has left the source');
 my $before = fingerprint();
 
 # Those that run into the time limit wait side by side with all the others.
@@ -89,15 +93,13 @@ foreach my $case (map { @{ $_->{cases} } } @slow)
 	  or diag("took $seconds");
 }
 
-my $sessions = q{select count(*) from pg_stat_activity where usename = 'reader'};
 ok( wait_until(
 		sub {
 			$source->safe_psql('src',
 				"$sessions and query !~ 'f_stubborn'") eq '0';
-		},
-		5),
+		}),
 	'queries past the time limit are cancelled at the source');
-ok(wait_until(sub { $source->safe_psql('src', $sessions) eq '0' }, 30),
+ok(wait_until(sub { $source->safe_psql('src', $sessions) eq '0' }),
 	'no session is left at the source');
 is(fingerprint(), $before, 'the source is as it was');
 
@@ -254,7 +256,7 @@ sub start_cases
 
 	open(my $file, '>:raw:encoding(UTF-8)', $path) or die "$path: $!";
 	print $file "\\encoding UTF8\n\\set VERBOSITY verbose\n\\timing on\n";
-	print $file "set statement_timeout = '30s';\n";
+	print $file "set statement_timeout = '5min';\n";
 	print $file "$setup\n" if defined $setup;
 	print $file script_of($list->[$_], $_) foreach 0 .. $#$list;
 	print $file "\\echo $mark end\n\\warn $mark end\n";

@@ -275,8 +275,10 @@ my $payload = credentials(
 	sslRootCert => $ca{right},
 	%{ certificate_of('certuser') });
 store($agent, 'with key', $payload);
+
+# one handshake after the other, each of which ends after ten seconds
 my ($psql, $out, $err) =
-  start_psql($agent, 'holding', q{select opdata_test('with key')});
+  start_psql($agent, 'holding', q{select opdata_test('with key') from generate_series(1, 60)});
 my $pid_query =
   q{select pid from pg_stat_activity where application_name = 'holding'};
 my $pid;
@@ -313,7 +315,7 @@ $session->query(
 	"select opdata_test(${works}::jsonb), opdata_test(${fails}::jsonb) from generate_series(1, 20)"
 );
 is(memory_files($pid), 0, 'no memory file is left when a test is over');
-ok( wait_until(sub { descriptors($pid) <= $before }, 10),
+ok( wait_until(sub { descriptors($pid) <= $before }),
 	'nor a socket or event descriptor after twenty tests');
 $session->quit;
 

@@ -23,6 +23,7 @@ my $elsewhere = '198.51.100.7';
 my %network = fake_network("route $elsewhere 127.0.0.1\n");
 my $os_user = getpwuid($<);
 my $own_address = own_address();
+my $closed_port = closed_port();
 
 my $source = source_cluster('source', tls => 1);
 my $certs = $source->data_dir . '/certs';
@@ -525,7 +526,7 @@ sub classify
 		  [ 'connection_refused', username => 'busy_role', password => 'busy_pw' ],
 		'an unknown CA' =>
 		  [ 'certificate_untrusted', %scram, sslMode => 'verify-ca' ],
-		'a closed port' => [ 'connection_refused', %scram, port => closed_port() ]);
+		'a closed port' => [ 'connection_refused', %scram, port => $closed_port + 0 ]);
 
 	foreach my $what (sort keys %codes)
 	{
@@ -548,16 +549,6 @@ sub classify
 			"\"$query\" is $queries{$query}, $title");
 	}
 	return;
-}
-
-# A port of 127.0.0.1 that nobody listens at.
-sub closed_port
-{
-	my $listener =
-	  IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
-	  or die "could not listen: $!";
-
-	return $listener->sockport + 0;
 }
 
 sub write_private

@@ -92,7 +92,8 @@ foreach my $number (1 .. 8)
 		"preview $number of eight at once over three connections has its rows");
 }
 
-# Errors of PgBouncer itself.
+# Errors of PgBouncer itself. Only here does it send those away who wait for a server.
+client('pgbouncer', 'set query_wait_timeout = 2');
 is(verdict($agent, via(password => 'wrong')),
 	'authentication_failed', 'a wrong password is an authentication error');
 is(verdict($agent, via(password => undef)),
@@ -120,6 +121,7 @@ is(verdict($agent, $waiting),
 	'connection_refused', 'a pool without a free connection refuses a test');
 is(code_of($agent, q{select opdata_preview('full', 'select 1')}),
 	'connection_refused', 'and a preview');
+client('pgbouncer', 'set query_wait_timeout = 120');
 release($holder);
 ok( wait_until(sub { verdict($agent, $waiting) eq 'ok' }),
 	'when the connection is free again the test works');
@@ -188,9 +190,9 @@ foreach my $case (@afterwards)
 		"$title gives $code");
 	is(client('single', $settings),
 		$clean, "after $title the next client finds nothing of it");
-	is(transactions(), 0, "and no transaction is open after $title");
+	ok(wait_until(sub { !transactions() }), "and no transaction is open after $title");
 }
-is(code_of($agent, q{select opdata_preview('single', 'select pg_sleep(60)')}),
+is(code_of($agent, q{select opdata_preview('single', 'select pg_sleep(600)')}),
 	'query_timeout', 'past the time limit a preview is cancelled through PgBouncer');
 ok( wait_until(
 		sub {
@@ -200,7 +202,7 @@ ok( wait_until(
 		}),
 	'and its query is over at the source');
 is(client('single', $settings), $clean, 'the next client finds nothing of it');
-is(transactions(), 0, 'and no transaction is open');
+ok(wait_until(sub { !transactions() }), 'and no transaction is open');
 
 # No room at PgBouncer at all (max_client_conn). Clients that have just gone may
 # still count, so some of ours may not get in at first.
@@ -257,7 +259,8 @@ client_tls_cert_file = $certs/server.crt
 client_tls_key_file = $certs/server.key
 server_tls_sslmode = disable
 max_client_conn = 20
-query_wait_timeout = 2
+query_wait_timeout = 120
+admin_users = reader
 server_login_retry = 1
 logfile = $PostgreSQL::Test::Utils::log_path/pgbouncer.log
 pidfile = $folder/pid

@@ -66,9 +66,11 @@ foreach my $case ([ 'fields', \%bare ],
 	is($metadata->{sslMode}, 'require', "mode $mode: and require");
 }
 
-# That is where it connects to, and how.
+# That is where it connects to, and how. The address is one that no other run of
+# this test has.
+my $here = join '.', 127, 77, $$ >> 8 & 255, $$ & 255;
 my $listener = IO::Socket::INET->new(
-	LocalAddr => '127.0.0.77',
+	LocalAddr => $here,
 	LocalPort => 26257,
 	ReuseAddr => 1,
 	Listen => 1,
@@ -77,7 +79,7 @@ my $listener = IO::Socket::INET->new(
 my ($psql, $out, $err) = start_psql(
 	$agent, 'default port',
 	'select opdata_test('
-	  . literal({ %bare, host => '127.0.0.77' })
+	  . literal({ %bare, host => $here })
 	  . "::jsonb, '$type')->'error'->>'code'");
 my $client = $listener->accept or die "nobody came: $!";
 read($client, my $first, 8);

@@ -433,7 +433,7 @@ foreach my $call ('opdata_status()', "opdata_store_creds('crm', '$payload')")
 {
 	my $timed_out;
 	$agent->psql('postgres', "select $call",
-		timeout => 20, timed_out => \$timed_out);
+		timeout => $PostgreSQL::Test::Utils::timeout_default, timed_out => \$timed_out);
 	ok(!$timed_out, 'a named pipe in the place of the key makes '
 		  . ($call =~ /(\w+)/)[0] . '() no wait');
 	release_pipe() if $timed_out;

@@ -21,7 +21,7 @@ my ($true, $false) = (JSON::PP::true, JSON::PP::false);
 
 # Far more than what is to happen at once takes, on a machine that is busy with
 # something else; far less than the 70 seconds of a poll.
-my $soon = 25;
+my $soon = 45;
 
 # What one answer may make a worker hold: the largest that is taken (64 MiB),
 # and the 256 MiB that it may become when it is decoded.
@@ -121,7 +121,7 @@ sub task
 sub works_on
 {
 	my ($after) = @_;
-	my $answer = $frontend->answer_to(task());
+	my $answer = $frontend->answer_to(task(timeout => 60));
 
 	is($answer && $answer->{rpc}, 'RespondWorkflowTaskCompleted', "work goes on after $after");
 	return;
@@ -239,7 +239,7 @@ sub first_contact
 	like($headers->{'user-agent'}, qr/^opdata/, 'the user agent is our own');
 	isnt($call->{request}{workerInstanceKey} // '', '', 'a poll tells the instance of the worker');
 
-	my $token = task();
+	my $token = task(timeout => 60);
 	my $answer = $frontend->answer_to($token);
 	is($answer->{rpc}, 'RespondWorkflowTaskCompleted', 'a workflow task is answered');
 	is($answer->{request}{commands}[0]{commandType},
@@ -450,7 +450,7 @@ sub garbage
 		if ($opts->{effect})
 		{
 			wait_until(sub { $frontend->ask('left') == 0 });
-			task();
+			task(timeout => 60);
 		}
 		ok($frontend->ended($since, where => sub { $_[0]{how} eq 'fault' }),
 			"a poll is answered with $name");
@@ -511,7 +511,7 @@ sub goaway
 	$frontend->fault('goaway', rpc => 'PollWorkflow*', queue => 'tenant-acme');
 	$frontend->ask('sever');
 	ok($frontend->called($since, rpc => qr/^PollWorkflow/), 'polls meet a GOAWAY');
-	my @tokens = map { task() } 1 .. 5;
+	my @tokens = map { task(timeout => 60) } 1 .. 5;
 	foreach my $token (@tokens)
 	{
 		my $answer = $frontend->answer_to($token);
@@ -529,7 +529,7 @@ sub goaway
 	settled('polls with a GOAWAY');
 	my @old = errors();
 	$frontend->ask('goaway');
-	my $answer = $frontend->answer_to(task());
+	my $answer = $frontend->answer_to(task(timeout => 60));
 	is($answer && $answer->{rpc},
 		'RespondWorkflowTaskCompleted', 'a GOAWAY on all connections loses no task');
 	settled('a GOAWAY');
@@ -625,7 +625,7 @@ sub faults_of_answers
 		'an answer that nobody confirms is given again');
 	my ($first, $second) = $frontend->answers_to($token);
 	cmp_ok($second->{time} - $first->{time}, '>=', 5, 'a slow server is given time');
-	cmp_ok($second->{time} - $first->{time}, '<', 40, 'but not for ever');
+	cmp_ok($second->{time} - $first->{time}, '<', 10 + $soon, 'but not for ever');
 
 	foreach my $task (@answered_once)
 	{
@@ -802,25 +802,30 @@ sub heartbeats
 			where => sub { $_[0]{request}{taskToken} eq $token });
 	};
 
-	my $token = $start->();
-	ok(wait_until(sub { $beats->($token) >= 2 }), 'an activity sends heartbeats');
 	$frontend->ask('set', heartbeat => { cancelRequested => $true });
-	my $answer = $frontend->answer_to($token, $soon);
+	my $answer = $frontend->answer_to($start->());
 	is($answer && $answer->{rpc}, 'RespondActivityTaskCanceled', 'a heartbeat can cancel an activity');
 	$frontend->ask('set', heartbeat => {});
 
 	# the server does not know it any more: nobody waits for an answer
 	$frontend->fault('status', rpc => 'RecordActivityTaskHeartbeat', count => 1, code => 5, message => 'gone');
-	$token = $start->();
+	my $token = $start->();
 	ok(wait_until(sub { $beats->($token) >= 1 }), 'a heartbeat is told that the activity is gone');
-	ok( wait_until(sub { !grep { $_->{running} > 0 } workers($agent) }, $soon),
+	ok( wait_until(sub { !grep { $_->{running} > 0 } workers($agent) }),
 		'an activity that is gone is given up');
+	is(scalar $frontend->answers_to($token), 0, 'and not answered');
 
-	# one heartbeat that fails is none of its business
-	$frontend->fault('close', rpc => 'RecordActivityTaskHeartbeat', count => 1);
-	$token = $start->();
-	ok(wait_until(sub { $beats->($token) >= 3 }), 'heartbeats go on after one that failed');
-	$answer = $frontend->answer_to($token);
+	# one heartbeat that fails is none of its business; the source is given up after ten
+	# seconds, in which a busy machine may not get as far
+	ok( wait_until(
+			sub {
+				$frontend->clear;
+				$frontend->fault('close', rpc => 'RecordActivityTaskHeartbeat', count => 1);
+				$token = $start->();
+				$answer = $frontend->answer_to($token);
+				return $beats->($token) >= 3;
+			}),
+		'heartbeats go on after one that failed');
 	is($answer && $answer->{rpc}, 'RespondActivityTaskFailed', 'the activity ends by itself');
 	$silent->stop;
 	settled('heartbeats');

@@ -38,6 +38,7 @@ use JSON::PP;
 use MIME::Base64;
 use Opdata::Test;
 use POSIX qw(strftime);
+use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use parent 'Opdata::Process';
 
@@ -57,21 +58,31 @@ my $last_id = 0;
 
 =item fake_frontend()
 
-A frontend on a port of its own on 127.0.0.1.
+A frontend on a port of its own on 127.0.0.1. It is none of those that the kernel
+gives away: nobody may sit on it while the frontend does not listen.
 
 =cut
 
 sub fake_frontend
 {
-	my $self = __PACKAGE__->new('fake_frontend', entries => [])->converse;
+	my $answer;
 
-	$self->{port} = $json->decode($self->hear('its port'))->{port};
-	return $self;
+	for (1 .. 10)
+	{
+		my $port = PostgreSQL::Test::Cluster::get_free_port();
+		my $self = __PACKAGE__->new('fake_frontend', entries => [], port => $port)->converse;
+
+		$answer = $json->decode($self->hear('its port'));
+		return $self if $answer->{port};
+	}
+	die "fake_frontend: $answer->{error}";
 }
 
 sub command
 {
-	return (Opdata::Process::program('OPD_PYTHON'), '-B', "$FindBin::RealBin/../python/fake_frontend.py");
+	my ($self) = @_;
+	return (Opdata::Process::program('OPD_PYTHON'),
+		'-B', "$FindBin::RealBin/../python/fake_frontend.py", $self->{port});
 }
 
 =pod

@@ -302,18 +302,16 @@ sub black_hole
 	my $self = bless { port => $listener->sockport, kept => [$listener] },
 	  'Opdata::Faults::BlackHole';
 
-	# connect until an attempt stays without an answer
+	# connect until an attempt stays without an answer; sockets_to() is not to find that one
 	foreach (1 .. 10)
 	{
 		my $socket = IO::Socket::INET->new(Proto => 'tcp') or die "socket: $!";
 		$socket->blocking(0);
 		connect($socket, pack_sockaddr_in($self->port, inet_aton($localhost)));
+		return $self if !wait_until(sub { getpeername($socket) }, 0.5);
 		push @{ $self->{kept} }, $socket;
-		last if !wait_until(sub { getpeername($socket) }, 0.5);
 	}
-	die "the queue of port $self->{port} does not fill"
-	  if getpeername($self->{kept}[-1]);
-	return $self;
+	die "the queue of port $self->{port} does not fill";
 }
 
 sub Opdata::Faults::BlackHole::port { return $_[0]->{port}; }

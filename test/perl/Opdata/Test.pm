@@ -37,6 +37,7 @@ use File::Basename qw(basename);
 use File::Path qw(mkpath);
 use FindBin;
 use IO::Select;
+use IO::Socket::INET;
 use IPC::Run;
 use JSON::PP;
 use List::Util qw(min);
@@ -53,6 +54,7 @@ our @EXPORT = qw(
   error_of
   connection_error
   wait_until
+  closed_port
   conf_lines
   replace_file
 );
@@ -262,13 +264,31 @@ sub wait_until
 	  time() + ($timeout // $PostgreSQL::Test::Utils::timeout_default);
 	my $pause = 0.05;
 
-	while (time() < $deadline)
+	until ($condition->())
 	{
-		return 1 if $condition->();
+		return 0 if time() >= $deadline;
 		sleep $pause;
 		$pause = min($pause * 1.3, $longest // 0.25);
 	}
-	return 0;
+	return 1;
+}
+
+=pod
+
+=item closed_port()
+
+A port of 127.0.0.1 that refuses connections until the test ends: it is taken, and
+nobody listens there.
+
+=cut
+
+my @closed;
+
+sub closed_port
+{
+	push @closed, IO::Socket::INET->new(LocalAddr => $localhost, Proto => 'tcp')
+	  // die "could not take a port: $!";
+	return $closed[-1]->sockport;
 }
 
 =pod
