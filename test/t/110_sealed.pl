@@ -692,15 +692,16 @@ sub nothing_logged
 	# while a call is under way
 	my $silent = silent_server(at => 'connect');
 	my $token = $tools[0]->seal($key, $json->encode({ %$credentials, port => $silent->port + 0 }));
-	my $call = background('holding', test_sql(sealed($token)));
+	my $call = background('holding', test_sql(sealed($token)) . ', pg_sleep(600)');
 	my $holding = q{select count(*) from pg_stat_activity
 		where application_name = 'holding' and state = 'active' and query ~ 'hidden'};
 	ok(wait_until(sub { value($holding) == 1 }), 'a call with a token hides its statement');
 	my $seen = value('select string_agg(a::text, E\'\n\') from pg_stat_activity a');
 	unlike($seen, qr/\Q$secret\E/, 'what others see of it has no password');
 	unlike($seen, qr/\Q@{[ (split m{\.}, $token)[3] ]}\E/, 'nor the token');
-	$silent->stop;
+	value(q{select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'holding'});
 	$call->{handle}->finish;
+	$silent->stop;
 
 	my $statements = value('select string_agg(query, E\'\n\') from pg_stat_statements');
 	like($statements, qr/opdata_public_key/, 'pg_stat_statements has the calls');

@@ -18,7 +18,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $json = JSON::PP->new->canonical->allow_nonref;
-my $soon = 60;
+my $soon = $PostgreSQL::Test::Utils::timeout_default;
 
 # Who attacks, and whom. There is no workspace gamma, nor anything in it.
 my @sides = ([ 'alpha', 'beta' ], [ 'beta', 'alpha' ]);
@@ -454,7 +454,7 @@ sub other_ways
 	my $holder = session($agent);
 	$holder->run(q{set role alpha_admin; select pg_advisory_lock(n), pg_advisory_lock(0, n::int) from generate_series(0, 100) n});
 	$holder->run('begin; select count(*) from opdata_connections; select count(*) from opdata_jobs; lock table opdata_connections in access share mode');
-	is(as('beta_developer', q{set statement_timeout = '20s'; select opdata_preview('crm_beta', 'select 1')->'rows'}),
+	is(as('beta_developer', q{set statement_timeout = '60s'; select opdata_preview('crm_beta', 'select 1')->'rows'}),
 		'[[1]]', 'the locks of one workspace stop no other');
 	$holder->run('rollback; select pg_advisory_unlock_all()');
 	$holder->quit;

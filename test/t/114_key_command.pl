@@ -114,7 +114,7 @@ sub is_gone
 	my $pid = slurp_file("$folder/$file");
 
 	chomp $pid;
-	ok(wait_until(sub { !kill(0, $pid) }, $at_once), $name);
+	ok(wait_until(sub { !kill(0, $pid) }), $name);
 	unlink "$folder/$file";
 	return;
 }
@@ -266,14 +266,14 @@ sub finish
 sub who_waits
 {
 	# what takes ten seconds does so at once
-	my $slow = sessions_begin("echo \$\$ > $folder/slow; exec sleep 30", 'slow');
+	my $slow = sessions_begin("echo \$\$ > $folder/slow; exec sleep 600", 'slow');
 	ok(wait_until(sub { -s "$folder/slow" }), 'a command that sleeps has begun');
-	my $child = sessions_begin("sleep 31 & echo \$! > $folder/child; cat $folder/key.0", 'child');
+	my $child = sessions_begin("sleep 600 & echo \$! > $folder/child; cat $folder/key.0", 'child');
 	ok(wait_until(sub { -s "$folder/child" }), 'so has one whose child keeps its output open');
 
 	foreach my $end ('cancel', 'terminate')
 	{
-		my $session = sessions_begin("echo \$\$ > $folder/$end; exec sleep 32", $end)->{$end};
+		my $session = sessions_begin("echo \$\$ > $folder/$end; exec sleep 600", $end)->{$end};
 
 		ok(wait_until(sub { -s "$folder/$end" }), "$end: the command has begun");
 		my $before = time();
@@ -290,11 +290,10 @@ sub who_waits
 
 		like($error, qr/55000.*secret_unavailable/s, "$name: the session gets no key");
 		cmp_ok($took, '>', 9, "$name: after ten seconds");
-		cmp_ok($took, '<', 18, "$name: and not after twenty, since it is asked once");
 		is_gone($name, "$name: what was started is gone");
 	}
 	is($agent->safe_psql('postgres', 'select count(*) from opdata.connection'), '0', 'none of them stored anything');
-	calls();
+	is(calls(), join(' ', ('current') x 4), 'each asked once');
 	return;
 }
 
@@ -618,8 +617,9 @@ sub by_workers
 		my ($name) = @_;
 
 		$tenant->agent->workers_get('misconfigured', "$name: workers hold");
-		my ($worker) = $tenant->agent->workers;
-		is($worker->{lastError}{code}, 'KEY_COMMAND', "$name: with what failed");
+		# they hold as soon as they ask, before that has failed
+		my $worker;
+		ok(wait_until(sub { ($worker) = $tenant->agent->workers; ($worker->{lastError}{code} // '') eq 'KEY_COMMAND' }), "$name: with what failed");
 		like($worker->{lastError}{message}, qr/it ended with exit code 4/, "$name: and how");
 	};
 
@@ -638,7 +638,7 @@ sub by_workers
 	calls();
 	gives("echo \$\$ >> $folder/asking; while [ ! -e $folder/go ]; do sleep 0.1; done; cat $folder/key.0");
 	$tenant->agent->reload;
-	ok(wait_until(sub { -e "$folder/asking" && 3 == split /\n/, slurp_file("$folder/asking") }), 'a reload has each worker ask');
+	ok(wait_until(sub { -e "$folder/asking" && 3 <= split /\n/, slurp_file("$folder/asking") }), 'a reload has each worker ask');
 	is( $tenant->agent->safe_psql('postgres', q{
 			select count(*) filter (where xact_start is null and backend_xmin is null and backend_xid is null), count(*)
 			from pg_stat_activity where backend_type = 'opdata worker'}),

@@ -33,9 +33,6 @@ my @put = ('create', 'write', 'fsync', 'rename', 'open the folder', 'fsync');
 my @files_before = (@put, 'unlink', @put);
 my @files_after = ('exchange', 'open the folder', 'fsync');
 
-# An end that is waited for, far from what anything takes here.
-my $at_once = 10;
-
 make_path($keys, { mode => 0700 });
 my $source = source_cluster('source', conf => "max_connections = 60\n");
 $source->safe_psql('postgres', q{create role reader login password 'reader_pw'});
@@ -234,7 +231,11 @@ sub undisturbed
 
 	$agent->safe_psql('postgres', "select count(opdata_store_creds('c' || i, @{[ payload() ]}, test => false)) from generate_series(10, 506) i");
 	make_key("$folder/new.$_") foreach 1 .. $n;
-	$script .= "select opdata_rotate_key('$folder/new.$_')->'rows';\n" foreach 1 .. $n;
+	$script .= "select opdata_rotate_key('$folder/new.$_')->'rows';\n" foreach 1 .. $n - 1;
+	# the last one comes when the others have had two rounds
+	$script .= "do \$\$ begin perform pg_advisory_lock(114); end \$\$;\nselect opdata_rotate_key('$folder/new.$n')->'rows';\n";
+	my $gate = $agent->background_psql('postgres');
+	$gate->query_safe('select pg_advisory_lock(114)');
 	write_file("$folder/rotations.sql", $script);
 	write_file("$folder/read.sql", "\\set i random(10, 506)\nselect opdata_preview('c' || :i, 'select 1');\nselect opdata_test('c' || :i);\n");
 	write_file("$folder/write.sql", "\\set i random(10, 506)\nselect opdata_store_creds('c' || :i, @{[ payload() ]}, test => false);\nselect pg_sleep(0.01);\n");
@@ -254,6 +255,7 @@ sub undisturbed
 
 		push @failed, $said unless $ok && $said !~ /ERROR/;
 		$rounds++;
+		$gate->quit if $rounds == 2;
 		$rotations->pump_nb;
 	}
 	$rotations->finish;
@@ -301,7 +303,7 @@ sub waiting_and_ended
 	foreach my $case (
 		[ 'a cancel', '57014', q{select pg_cancel_backend(pid) from pg_stat_activity where application_name = 'exchange'} ],
 		[ 'a termination', '57P01', q{select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'exchange'} ],
-		[ 'a statement_timeout', '57014', undef, "set statement_timeout = '3s'" ])
+		[ 'a statement_timeout', '57014', undef, "set statement_timeout = '15s'" ])
 	{
 		my ($name, $sqlstate, $end, $before) = @$case;
 

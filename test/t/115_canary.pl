@@ -41,7 +41,7 @@ $source->safe_psql('postgres', q{
 	create table cells (road int, value text);
 	grant select on cells to reader});
 my $silent = silent_server(at => 'connect');
-my $refused = PostgreSQL::Test::Cluster::get_free_port();
+my $refused = closed_port();
 
 my $agent = agent_cluster('agent', conf => $plane->conf . <<'EOT');
 shared_preload_libraries = 'opdata, pg_stat_statements'
@@ -228,7 +228,7 @@ sub payloads
 	my $pairs = $make->('a connection string');
 	push @payloads, [ 'string', 'ok', { dsn => 'host=127.0.0.1 port=' . $source->port . ' dbname=postgres sslmode=disable user=' . role_for($pairs) . " password=$pairs" } ];
 	push @payloads, [ 'wrong', 'authentication_failed', payload(username => 'reader', password => $make->('a wrong password')) ];
-	push @payloads, [ 'refused', 'connection_refused', payload(port => $refused + 0, password => $make->('a refused connection')) ];
+	push @payloads, [ 'refused', 'connection_refused', payload(port => $refused, password => $make->('a refused connection')) ];
 	push @payloads, [ 'late', 'timeout', { dsn => 'host=127.0.0.1 port=' . $silent->port . ' dbname=d sslmode=disable user=u connect_timeout=1 password=' . $make->('a timeout') } ];
 	push @payloads, [ 'unknown key', 'invalid_credentials', payload(pasword => $make->('an unknown key')) ];
 	push @payloads, [ 'list', 'invalid_credentials', payload(password => [ $make->('a password that is a list') ]) ];
@@ -244,10 +244,10 @@ sub payloads
 			sslCert => slurp_file($source->data_dir . '/certs/certuser.crt'),
 			sslKey => $make->('a line before a good key') . "\n$key") ];
 	push @payloads, [ 'secret', 'any', {
-			host => '127.0.0.1', port => $refused + 0, database => 'd', username => 'u', mode => 'jwt',
+			host => '127.0.0.1', port => $refused, database => 'd', username => 'u', mode => 'jwt',
 			tokenUrl => 'https://127.0.0.1:1/token', clientId => 'c', clientSecret => $make->('the secret of a client') }, 'cockroachdb' ];
 	push @payloads, [ 'token', 'any', {
-			host => '127.0.0.1', port => $refused + 0, database => 'd', username => 'u', mode => 'jwt',
+			host => '127.0.0.1', port => $refused, database => 'd', username => 'u', mode => 'jwt',
 			token => 'eyJhbGciOiJub25lIn0.' . $make->('a token') . '.x' }, 'cockroachdb' ];
 	my @given = given($how, map { $_->[2] } @payloads);
 	$_->[2] = shift @given foreach @payloads;
@@ -419,13 +419,14 @@ sub killed
 		my $worker = $agent->safe_psql('postgres', "select worker from opdata.job where workflow_id = '$hanging{workflow_id}'");
 		my ($pid) = map { $_->{pid} } grep { $_->{name} eq $worker } $agent->workers;
 		kill 'KILL', $pid;
+		# nobody is to do it again
+		$client->terminate(workflow_id => $hanging{workflow_id}, reason => 'enough');
 		ok( wait_until(
 				sub {
 					my @workers = eval { $agent->workers };
 					return 3 == grep { $_->{state} eq 'polling' && $_->{pid} != $pid } @workers;
 				}),
 			"$how: it is killed, and all are back");
-		$client->terminate(workflow_id => $hanging{workflow_id}, reason => 'enough');
 	}
 	return;
 }
@@ -465,7 +466,10 @@ sub files_in
 			wanted => sub {
 				return unless -f $_ && !-l $_;
 				return if $skip && $_ =~ $skip;
-				$text .= slurp_file($_) . "\0";
+				# a server that runs may remove it meanwhile
+				my $content = eval { slurp_file($_) };
+				die $@ if !defined $content && -e $_;
+				$text .= ($content // '') . "\0";
 				$n++;
 			}
 		},

@@ -9,15 +9,17 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use Opdata::Credentials qw(reader);
-use Opdata::Faults qw(sleeping);
+use Opdata::Faults qw(session);
 use Opdata::Test;
 use Opdata::Workflows;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $source = source_cluster('source');
-$source->safe_psql('postgres',
-	q{create role reader login password 'reader_pw'});
+$source->safe_psql('postgres', q{
+	create role reader login password 'reader_pw';
+	create table gate as select 'passed';
+	grant select on gate to reader});
 
 my $tenant = tenant('acme');
 my $agent = $tenant->agent;
@@ -33,19 +35,29 @@ done_testing();
 
 sub psql { return $agent->safe_psql('postgres', @_); }
 
-# A worker that leaves lets what runs end, for five seconds: this would end.
+# How many sessions the agent has there.
+sub at_source
+{
+	return $source->safe_psql('postgres', "select count(*) from pg_stat_activity where usename = 'reader'$_[0]");
+}
+
+# A worker that leaves lets what runs end, for five seconds: this would end when the
+# gate is opened.
 sub suspended_while_leaving
 {
+	my $gate = session($source);
+
+	$gate->run('begin; lock table gate');
 	my $ticket = $client->send(
 		'execute',
-		$tenant->arguments(
-			'previewQueryWorkflow',
-			{ connectionId => 'shop', sql => "select 'slept' from pg_sleep(4.5)" }));
+		$tenant->arguments('previewQueryWorkflow', { connectionId => 'shop', sql => 'select * from gate' }));
 
-	ok(wait_until(sub { sleeping($source) }), 'a preview runs');
+	ok(wait_until(sub { at_source(q{ and wait_event_type = 'Lock'}) }), 'a preview runs');
 	$agent->set(org_id => 'other');
 	psql('select opdata_suspend()');
-	ok(wait_until(sub { !sleeping($source) }), 'it does no more');
+	$gate->run('rollback');
+	$gate->quit;
+	ok(wait_until(sub { !at_source('') }), 'it does no more');
 	ok( wait_until(
 			sub {
 				psql(q{select bool_and(w->>'state' = 'suspended' or w->>'pid' is null)

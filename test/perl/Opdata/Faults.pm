@@ -46,6 +46,7 @@ our @EXPORT = qw(
   status_kb
   count_entries
   sleeping
+  n_canceled
 );
 
 my $localhost = '127.0.0.1';
@@ -360,6 +361,10 @@ Entries of a folder of /proc/PID: open files (C<fd>), threads (C<task>).
 
 How many sessions of role "reader" are within pg_sleep() at this source.
 
+=item n_canceled(source)
+
+How many statements have been canceled there, as its log tells.
+
 =back
 
 =cut
@@ -377,6 +382,12 @@ sub sleeping
 	my ($source) = @_;
 	return $source->safe_psql('postgres',
 		q{select count(*) from pg_stat_activity where usename = 'reader' and wait_event = 'PgSleep'});
+}
+
+sub n_canceled
+{
+	my ($source) = @_;
+	return scalar(() = slurp_file($source->logfile) =~ /canceling statement due to user request/g);
 }
 
 1;
