@@ -32,7 +32,7 @@ my $agent = agent_cluster('agent');
 # Pools: "shop" of three connections, "single" of one, "full" of one that the
 # test takes; "down" where no server is, "nowhere" where it has no such database.
 my $pooler_port = PostgreSQL::Test::Cluster::get_free_port();
-my $closed_port = PostgreSQL::Test::Cluster::get_free_port();
+my $closed_port = closed_port();
 my $pooler;
 start_pooler();
 

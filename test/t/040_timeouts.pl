@@ -118,8 +118,8 @@ foreach my $id (sort keys %test)
 	$answer = decode($result->{out});
 	ok(!$answer->{ok}, "$name fails");
 	is($answer->{error}{code}, 'timeout', "$name gives timeout");
-	in_time($result->{seconds}, $name);
-	in_time($answer->{latencyMs} / 1000, "$name: latencyMs");
+	at_deadline($result->{seconds}, $name);
+	at_deadline($answer->{latencyMs} / 1000, "$name: latencyMs");
 	like($answer->{error}{hint}, qr/127\.0\.0\.1 port \d+/, "$name names where to look")
 	  if $stage{$id};
 	no_secret($result->{out}, $name);
@@ -138,7 +138,7 @@ foreach my $id (sort keys %stage, sort keys %later)
 	$result = $preview{$id}->finish;
 	is($result->{error}{code}, 'query_timeout', "$name gives query_timeout");
 	is($result->{error}{sqlstate}, '57014', "$name has the SQLSTATE of a timeout");
-	in_time($result->{seconds}, $name);
+	at_deadline($result->{seconds}, $name);
 	like($result->{error}{hint}, qr/127\.0\.0\.1 port \d+/, "$name names where to look")
 	  if $stage{$id};
 	isnt($result->{error}{hint} // '', '', "$name has a hint");
@@ -150,7 +150,7 @@ foreach my $id (sort keys %stage, sort keys %later)
 $result = $storing->finish;
 is($result->{error}{code}, 'timeout', 'storing credentials of a silent source gives timeout');
 is($result->{error}{sqlstate}, '08001', 'storing credentials of a silent source is a connection error');
-in_time($result->{seconds}, 'storing credentials of a silent source');
+at_deadline($result->{seconds}, 'storing credentials of a silent source');
 no_secret($result->{text}, 'storing credentials of a silent source');
 is($agent->safe_psql('postgres', q{select count(*) from opdata_connections where id = 'new'}),
 	'0', 'credentials of a silent source are not stored');
@@ -161,7 +161,7 @@ foreach my $name ('source', 'without limits', 'busy', 'relay', 'stopped backend'
 {
 	$result = $preview{$name}->finish;
 	is($result->{error}{code}, 'query_timeout', "a slow query gives query_timeout: $name");
-	in_time($result->{seconds}, "a slow query: $name");
+	at_deadline($result->{seconds}, "a slow query: $name");
 	if ($confirms{$name})
 	{
 		unlike($result->{error}{detail}, qr/confirm/, "the source confirms the cancellation: $name");
@@ -253,7 +253,7 @@ sub begin_sleeps
 	return time() - $began < $earliest;
 }
 
-sub in_time
+sub at_deadline
 {
 	my ($seconds, $name) = @_;
 	cmp_ok($seconds, '>=', $earliest, "$name does not end before the deadline");

@@ -143,7 +143,7 @@ unlink "$temporal->{folder}/deny" or die;
 unlike(answer_to($client), $let_in, 'without its list the server lets nobody in');
 $temporal->allow;
 
-$issuer->set_ttl(5);
+$issuer->set_ttl(20);
 $client->sign_in(authorization => 'Bearer ' . $issuer->token('agent'));
 like(answer_to($client), $let_in, 'a token that is short-lived is good');
 ok(wait_until(sub { answer_to($client) =~ $refused }), 'until it has expired');

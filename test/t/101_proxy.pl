@@ -24,8 +24,8 @@ use Test::More;
 
 # An agent that gets no connection tries every 12 seconds at the latest; one that
 # is refused, every 72.
-my $soon = 40;
-my $refused_soon = 150;
+my $soon = 90;
+my $refused_soon = 170;
 
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $folder = PostgreSQL::Test::Utils::tempdir('files');
@@ -67,7 +67,7 @@ my $secret_file = replace_file("$folder/secret", "agent_secret\n");
 my $password_file = replace_file("$folder/password", "first_pw\n");
 
 # proxies of the environment, at which nobody listens
-my $nobody = '127.0.0.1:' . PostgreSQL::Test::Cluster::get_free_port();
+my $nobody = '127.0.0.1:' . closed_port();
 my %environment = map { ($_ => "http://$nobody") } qw(http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY);
 my $agent;
 {
@@ -237,6 +237,7 @@ sub through_the_proxy
 	$agent->workers_get('polling', 'it polls through a proxy, though the environment excludes all hosts');
 	is($agent->status->{temporal}{proxy}, JSON::PP::true, 'the status has it');
 	works('a preview is done');
+	ok(wait_until(sub { grep { $_ eq "localhost:$ports{convex}" } $open->asked }, $soon), 'Convex is told that the agent lives');
 
 	# with a password, and an ear at the door
 	$agent->renew(proxy => url($relay->address, 'gate'), proxy_password_file => $password_file, auth_scope => 'another token');

@@ -47,6 +47,8 @@ our @EXPORT = qw(
   count_entries
   sleeping
   n_canceled
+  n_begun
+  in_time
 );
 
 my $localhost = '127.0.0.1';
@@ -365,6 +367,23 @@ How many sessions of role "reader" are within pg_sleep() at this source.
 
 How many statements have been canceled there, as its log tells.
 
+=item n_begun(source, words)
+
+How often a statement with these words has begun at this source, by its log: one that
+is over by the time that somebody looks has begun, too.
+
+=back
+
+=head1 WHAT HAS LITTLE TIME
+
+=over
+
+=item in_time(sub)
+
+A preview has ten seconds and no more, in which a machine with other things to do may
+not get round to what is to happen meanwhile. The sub tries, and tells whether it was
+in time; five times at most. False if it never was.
+
 =back
 
 =cut
@@ -388,6 +407,23 @@ sub n_canceled
 {
 	my ($source) = @_;
 	return scalar(() = slurp_file($source->logfile) =~ /canceling statement due to user request/g);
+}
+
+sub n_begun
+{
+	my ($source, $words) = @_;
+	return scalar(() = slurp_file($source->logfile) =~ /LOG:  execute .*\Q$words\E/g);
+}
+
+sub in_time
+{
+	my ($try) = @_;
+
+	foreach (1 .. 5)
+	{
+		return 1 if $try->();
+	}
+	return 0;
 }
 
 1;

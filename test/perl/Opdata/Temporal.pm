@@ -90,7 +90,6 @@ sub dynamic_config
 package Opdata::Temporal::Server;
 
 use HTTP::Tiny;
-use IO::Socket::INET;
 use PostgreSQL::Test::Utils;
 use parent 'Opdata::Program';
 
@@ -118,32 +117,7 @@ Where clients find it, as "host:port" and port; and "default".
 
 sub namespace { return 'default'; }
 
-# Below the ports that the kernel gives to outgoing connections: one of those
-# must not sit on a port while its server is stopped.
-sub choose_ports
-{
-	my ($self) = @_;
-	my %taken;
-
-	foreach my $use ('port', 'http-port', 'metrics-port')
-	{
-		for (1 .. 1000)
-		{
-			my $port = 20000 + int(rand(12000));
-			next if $taken{$port}++;
-			my $socket = IO::Socket::INET->new(
-				LocalAddr => '127.0.0.1',
-				LocalPort => $port,
-				Listen => 1
-			) or next;
-			close $socket;
-			$self->{$use} = $port;
-			last;
-		}
-		die "found no free port\n" unless $self->{$use};
-	}
-	return;
-}
+sub port_names { return ('port', 'http-port', 'metrics-port'); }
 
 # The program and its arguments, with the ports of now.
 sub command
@@ -154,7 +128,8 @@ sub command
 		Opdata::Process::program('OPD_TEMPORAL'),
 		qw(server start-dev --headless --ip 127.0.0.1 --log-level warn),
 		qw(--disable-config-file --disable-config-env),
-		$self->{db} ? ('--db-filename', $self->{db}) : (),
+		# what is not synced is lost with the machine only, and the tests' clusters do not sync either
+		$self->{db} ? ('--db-filename', $self->{db}, '--sqlite-pragma', 'synchronous=OFF') : (),
 		(map { ('--dynamic-config-value', "$_=$self->{config}{$_}") } sort keys %{ $self->{config} }),
 		map { ("--$_", $self->{$_}) } qw(port http-port metrics-port)
 	);

@@ -42,10 +42,12 @@ my $json = JSON::PP->new->canonical->ascii->allow_nonref;
 
 =over
 
-=item tenant(organisation, conf => text, persistent => bool)
+=item tenant(organisation, conf => text, persistent => bool, task_timeout => seconds)
 
 A Temporal server, and an agent of this organisation on it; their names begin
-with the organisation's. C<conf> is for the agent's postgresql.conf.
+with the organisation's. C<conf> is for the agent's postgresql.conf. The timeout is
+that of workflows without one of their own: with more than the server's ten seconds
+a machine with other things to do does not lose tasks, which are then done again.
 
 =item $tenant->agent
 
@@ -57,14 +59,25 @@ C<run> are those of Opdata::ControlPlane.
 sub tenant
 {
 	my ($organisation, %opts) = @_;
-	my $conf = delete $opts{conf} // '';
-	my $self = __PACKAGE__->new($organisation, temporal => temporal_server("${organisation}_temporal", %opts));
+	my ($conf, $task_timeout) = delete @opts{qw(conf task_timeout)};
+	my $self = __PACKAGE__->new(
+		$organisation,
+		temporal => temporal_server("${organisation}_temporal", %opts),
+		task_timeout => $task_timeout);
 
-	$self->{agent} = agent_cluster("${organisation}_agent", conf => $self->conf . $conf);
+	$self->{agent} = agent_cluster("${organisation}_agent", conf => $self->conf . ($conf // ''));
 	return $self;
 }
 
 sub agent { return $_[0]->{agent}; }
+
+sub arguments
+{
+	my ($self, @args) = @_;
+	my $timeout = $self->{task_timeout};
+
+	return (defined $timeout ? (task_timeout => $timeout) : (), $self->SUPER::arguments(@args));
+}
 
 =pod
 
