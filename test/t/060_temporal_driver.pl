@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $temporal = temporal_server('temporal', persistent => 1);
+my $temporal = temporal_server('temporal');
 my $client = $temporal->client;
 my $queue = 'peers';
 my $number = 0;

@@ -27,7 +27,7 @@ $source->safe_psql(
 });
 
 # Temporal in a file, so that it can be away for a while.
-my $tenant = tenant('acme', persistent => 1, conf => "restart_after_crash = on\n");
+my $tenant = tenant('acme', conf => "restart_after_crash = on\n");
 my ($temporal, $client, $agent) = map { $tenant->$_ } qw(temporal client agent);
 
 # What is done to the table of connections is written down. While the file
@@ -387,17 +387,18 @@ sub immediate_shutdown
 }
 
 # An activity is tried three times. That all three are killed is rare, and the
-# one reason for which a store may fail here.
+# one reason for which a store may fail here. The last one may have been killed after
+# it had committed.
 sub killed_thrice
 {
 	my ($ended) = @_;
 	my $error = $ended->{error} // return 0;
 
 	return
-		 $error->{class} eq 'ActivityError'
-	  && $error->{retry_state} eq 'MAXIMUM_ATTEMPTS_REACHED'
-	  && $error->{cause}{class} eq 'TimeoutError'
-	  && attempts($ended->{workflow_id}) == 3;
+		 $error->{class} eq 'ApplicationError'
+	  && $error->{type} eq 'timeout'
+	  && attempts($ended->{workflow_id}) == 3
+	  && events($ended->{workflow_id}, 'ACTIVITY_TASK_TIMED_OUT') == 1;
 }
 
 sub many_kills

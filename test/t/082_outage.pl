@@ -28,7 +28,7 @@ my $refused_soon = 170;
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $number = 0;
 
-my $temporal = temporal_server('temporal', persistent => 1, start => 0);
+my $temporal = temporal_server('temporal', start => 0);
 my $client = $temporal->client;
 
 my $source = source_cluster('source');

@@ -29,7 +29,7 @@ my @statuses = (path => 'connections:setStatus');
 my $uuid = qr/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 my $json = JSON::PP->new->canonical->allow_nonref;
 
-my $plane = control_plane('acme', persistent => 1);
+my $plane = control_plane('acme');
 my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 
 # no token is asked for because one has become old

@@ -26,7 +26,7 @@ my $json = JSON::PP->new->canonical->allow_nonref;
 my $folder = $PostgreSQL::Test::Utils::tmp_check;
 my $number = 0;
 
-my $temporal = temporal_server('temporal', persistent => 1);
+my $temporal = temporal_server('temporal');
 my $client = $temporal->client;
 
 my $source = source_cluster('source');

@@ -28,7 +28,7 @@ my $task_timeout = 30;
 
 my $json = JSON::PP->new->canonical->allow_nonref;
 
-my $plane = control_plane('acme', persistent => 1);
+my $plane = control_plane('acme');
 my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 my $silence = silent_server(at => 'connect');
 

@@ -34,7 +34,7 @@ my $patience = 900;
 
 # Temporal in a file, so that it can be away for a while; only the agent goes through
 # the proxy
-my $plane = control_plane('acme', persistent => 1);
+my $plane = control_plane('acme');
 my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 my $proxy = toxiproxy('way');
 my $address = $proxy->add('temporal', $temporal->address);

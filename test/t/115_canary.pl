@@ -32,7 +32,7 @@ my (@name, %expected);
 my $history = q{Temporal's database};
 my @late;
 
-my $plane = control_plane('acme', persistent => 1, secret => canary('the secret of the agent itself'));
+my $plane = control_plane('acme', secret => canary('the secret of the agent itself'));
 my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 
 my $source = source_cluster('source', tls => 1);

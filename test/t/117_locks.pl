@@ -27,7 +27,7 @@ my $long = 9;
 # So long is a lock held: longer than anything may stand still.
 my $held = 5.5;
 
-my $plane = control_plane('acme', persistent => 1);
+my $plane = control_plane('acme');
 my ($temporal, $convex, $client) = ($plane->temporal, $plane->convex, $plane->client);
 
 my $source = source_cluster('source');

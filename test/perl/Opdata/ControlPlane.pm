@@ -44,8 +44,7 @@ our @EXPORT = qw(control_plane);
 
 =item control_plane(organisation, option => value, ...)
 
-All three, running. Options other than this one are for the Temporal server, such
-as C<persistent>:
+All three, running. Options other than this one are for the Temporal server:
 
   secret        of the agent, default "agent_secret"
 

@@ -55,10 +55,9 @@ our @EXPORT = qw(temporal_server);
 A development server that is ready for work, on 127.0.0.1 and ports of its own,
 with the namespace "default". C<stop>, C<kill>, C<freeze>, C<thaw>, C<log_file>
 and C<start>, at the same address, are those of Opdata::Program; it knows what it
-knew if it is persistent.
+knew. (Its database is a file: one in memory is gone with the only connection to it,
+which a slow machine may cost.)
 
-  persistent => 1      workflows outlive stop() and start(); otherwise they are
-                       in memory and gone with the process
   partitions => n      of each task queue, default 1: with more and few pollers
                        a task may wait for seconds
   config => {key => json}
@@ -102,8 +101,7 @@ sub new
 		Opdata::Temporal::dynamic_config($opts{partitions} // 1),
 		%{ $opts{config} // {} }
 	};
-	$self->{db} = PostgreSQL::Test::Utils::tempdir($name) . '/temporal.db'
-	  if $opts{persistent};
+	$self->{db} = PostgreSQL::Test::Utils::tempdir($name) . '/temporal.db';
 	return $self;
 }
 
@@ -129,7 +127,7 @@ sub command
 		qw(server start-dev --headless --ip 127.0.0.1 --log-level warn),
 		qw(--disable-config-file --disable-config-env),
 		# what is not synced is lost with the machine only, and the tests' clusters do not sync either
-		$self->{db} ? ('--db-filename', $self->{db}, '--sqlite-pragma', 'synchronous=OFF') : (),
+		'--db-filename', $self->{db}, '--sqlite-pragma', 'synchronous=OFF',
 		(map { ('--dynamic-config-value', "$_=$self->{config}{$_}") } sort keys %{ $self->{config} }),
 		map { ("--$_", $self->{$_}) } qw(port http-port metrics-port)
 	);

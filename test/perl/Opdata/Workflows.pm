@@ -42,7 +42,7 @@ my $json = JSON::PP->new->canonical->ascii->allow_nonref;
 
 =over
 
-=item tenant(organisation, conf => text, persistent => bool, task_timeout => seconds)
+=item tenant(organisation, conf => text, task_timeout => seconds)
 
 A Temporal server, and an agent of this organisation on it; their names begin
 with the organisation's. C<conf> is for the agent's postgresql.conf. The timeout is
