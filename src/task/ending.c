@@ -34,6 +34,13 @@ typedef struct Ending
 	OpdEgress	egress;
 } Ending;
 
+/* Several in one transaction. */
+typedef struct Many
+{
+	double		until_ms;
+	int			n;				/* written */
+} Many;
+
 static dlist_head unrecorded = DLIST_STATIC_INIT(unrecorded);
 static int	n_unrecorded;
 static double catch_up_at_ms;
@@ -161,12 +168,6 @@ opd_ending_catch_up(void)
 	/* the others of the process come in between: each may wait for the disk */
 	return n_unrecorded == 0 ? INFINITY : 0;
 }
-
-typedef struct Many
-{
-	double		until_ms;
-	int			n;				/* written */
-} Many;
 
 static void
 record_many(void *arg)

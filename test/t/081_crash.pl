@@ -26,7 +26,7 @@ $source->safe_psql(
 	grant select on held to reader;
 });
 
-# Temporal in a file, so that it can be away for a while.
+# Temporal is away for a while now and then.
 my $tenant = tenant('acme', conf => "restart_after_crash = on\n");
 my ($temporal, $client, $agent) = map { $tenant->$_ } qw(temporal client agent);
 

@@ -32,8 +32,7 @@ my $long = 9;
 # A workflow that waits may do so for most of the test.
 my $patience = 900;
 
-# Temporal in a file, so that it can be away for a while; only the agent goes through
-# the proxy
+# only the agent goes through the proxy
 my $plane = control_plane('acme');
 my ($issuer, $convex, $temporal, $client) = map { $plane->$_ } qw(issuer convex temporal client);
 my $proxy = toxiproxy('way');
