@@ -31,8 +31,12 @@ my $plane = control_plane('acme');
 my ($temporal, $convex, $client) = ($plane->temporal, $plane->convex, $plane->client);
 
 my $source = source_cluster('source');
-$source->safe_psql('postgres',
-	q{create role reader login password 'reader_pw'});
+$source->safe_psql(
+	'postgres', qq{
+	create role reader login password 'reader_pw';
+	create table pace as select $long as seconds;
+	grant select on pace to reader;
+});
 
 my $new_key = replace_file(PostgreSQL::Test::Utils::tempdir('keys') . '/new.key', 'k' x 32);
 chmod 0600, $new_key;
@@ -88,6 +92,18 @@ sub psql { return $agent->safe_psql('agent', @_); }
 sub hold { is($lock->run("begin; $_[0]")->{error}, undef, "held: $_[0]"); return; }
 
 sub release { $lock->run('rollback'); return; }
+
+# Begin a preview that takes long the first time, and not when it is run again.
+sub begin_slow
+{
+	my ($name) = @_;
+
+	$source->safe_psql('postgres', "update pace set seconds = $long");
+	my $slow = begin_preview(q{select 'slept' from pace, pg_sleep(seconds)});
+	ok(wait_until(sub { sleeping($source) == 1 }, $soon), $name);
+	$source->safe_psql('postgres', 'update pace set seconds = 0');
+	return $slow;
+}
 
 sub effects
 {
@@ -342,8 +358,7 @@ sub many_unrecorded
 		$client->cancel(workflow_id => $_->{workflow_id}) foreach @previews;
 		is(join(' ', map { end($_) } @previews), join(' ', ('CancelledError') x 5), 'all are canceled');
 	}
-	my $slow = begin_preview("select 'slept' from pg_sleep($long)");
-	ok(wait_until(sub { sleeping($source) == 1 }, $soon), 'another one sleeps');
+	my $slow = begin_slow('another one sleeps');
 	psql(q{
 		create function public.be_slow() returns trigger language plpgsql as $$
 		begin
@@ -389,8 +404,7 @@ sub wait_and_work
 	hold('lock table opdata.connection in share row exclusive mode');
 	my @tests = map { begin_test() } 1 .. 8;
 	comes_to($_, 'recording') foreach $tests[0], $tests[7];
-	my $slow = begin_preview("select 'slept' from pg_sleep($long)");
-	ok(wait_until(sub { sleeping($source) == 1 }, $soon), 'a preview sleeps at the source while tests wait to be noted');
+	my $slow = begin_slow('a preview sleeps at the source while tests wait to be noted');
 	return ($slow, @tests);
 }
 
