@@ -4,7 +4,7 @@
 #
 #   run-tap.sh FILE...            files as seen from the top of the checkout
 #
-# PROVE_JOBS files run at once (default 8): they mostly wait. What failed is said
+# PROVE_JOBS files run at once (default 10): they mostly wait. What failed is said
 # once more at the end, with all that the test said of it.
 #
 # The modules are PostgreSQL's own (PostgreSQL::Test::Cluster) and ours on top
@@ -32,7 +32,7 @@ tell_failures()
 	done
 }
 
-with_parts prove --timer -j "${PROVE_JOBS:-8}" -I "$pgxs_test/perl" -I test/perl "$@" || {
+with_parts prove --timer -j "${PROVE_JOBS:-10}" -I "$pgxs_test/perl" -I test/perl "$@" || {
 	status=$?
 	tell_failures
 	exit $status
