@@ -336,7 +336,7 @@ sub time_limits
 	is(scalar $tenant->jobs_of($ended), 1, 'is not retried');
 	$ended =
 	  $tenant->run('previewQueryWorkflow',
-		{ credentials => { %$credentials, port => 1 }, sql => 'select 1' },
+		{ credentials => { %$credentials, port => closed_port() }, sql => 'select 1' },
 		%retry);
 	is(code_of($ended), 'connection_refused', 'what may become better');
 	is(scalar $tenant->jobs_of($ended),
